@@ -1,0 +1,66 @@
+"""The whole abstraction: a model of normal parts is a game between players, and the map of surprise it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+Move = tuple[str, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Player:
+    """Networks that move together, and how: learning rate, Adam's betas, decoupled weight decay."""
+
+    nets: tuple[nn.Module, ...]
+    lr: float
+    betas: tuple[float, float] = (0.5, 0.999)
+    weight_decay: float = 0.0
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [parameter for net in self.nets for parameter in net.parameters()]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What rebuilds a model: its name in MODELS and its constructor's keywords, JSON-able."""
+
+    name: str
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+class Model(nn.Module):
+    """A game between players; see `play`. All lengths are in pixels of the full-resolution image.
+
+    Attributes: `channels` of the image; `stride`, which height and width must be multiples of; `halo`, the radius outside of
+    which a pixel cannot influence the map; `patch`, the side of the square training crops; `batch`, crops per batch.
+    """
+
+    channels: int
+    stride: int
+    halo: int
+    patch: int
+    batch: int
+    exportable = True
+
+    def players(self) -> dict[str, Player]:
+        """Every parameter belongs to exactly one player; a closed-form model has none."""
+        raise NotImplementedError
+
+    def play(self, batches: Iterator[Tensor], progress: float) -> Iterator[Move]:
+        """One round of the game.
+
+        `yield who, {term: tensor}` means that this player now descends the sum of its named terms; the code after the yield
+        runs once the player has moved. Each of `batches` is (N, C, patch, patch) in [-1, 1]; `progress` runs from 0 to 1.
+        """
+        raise NotImplementedError
+
+    def anomaly_map(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) in [-1, 1], H and W multiples of `stride` -> (N, 1, H, W), larger where less normal."""
+        raise NotImplementedError
+
+    def settle(self, normals: Sequence[Tensor]) -> None:
+        """After training: fits what the map needs from normal images, each (1, C, H, W) in [-1, 1], into buffers."""

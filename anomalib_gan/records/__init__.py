@@ -1,0 +1,1 @@
+"""What happened: the results database and the reports made from it."""
