@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,15 +16,15 @@ from typing import IO, Any
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """Yields a file that becomes `path` only when the block ends well.
 
-    The bytes go to a temporary file beside the target, are flushed to the disk and renamed over it, so a reader sees the
-    old file or the new one and never a part. When the block raises, the temporary file is removed and `path` is untouched.
+    The bytes go to a temporary file beside the target, are flushed to the disk and renamed over it, so a reader sees
+    the old file or the new one and never a part. When the block raises, the temporary file is removed and `path` is
+    untouched.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=".part", dir=target.parent)
+    name = target.parent / f".tmp-{uuid.uuid4().hex}.part"
     try:
-        encoding = None if "b" in mode else "utf-8"
-        with os.fdopen(handle, mode, encoding=encoding) as file:
+        with open(name, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -42,7 +42,9 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes `value` as indented JSON, atomically; NaN and infinity are refused, for other languages cannot read them."""
+    """Writes `value` as indented JSON, atomically; NaN and infinity are refused, for other languages cannot read
+    them.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
 
