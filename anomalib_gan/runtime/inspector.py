@@ -1,0 +1,472 @@
+"""The scoring path, the only one: an image goes in, its map, score, verdict and defects come out."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from threading import Lock
+from time import perf_counter
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from anomalib_gan.runtime.calibration import Calibration, Verdict
+from anomalib_gan.runtime.defects import Defect, DefectFinder
+from anomalib_gan.runtime.image import ImageError, Picture, open_image
+from anomalib_gan.runtime.scores import ScoreAccumulator
+from anomalib_gan.runtime.tiling import Grid, Tile
+
+Map = NDArray[np.float32]
+Sink = Callable[[int, Map], None]
+Opener = Callable[[Any], Picture]
+
+SCALE_TOLERANCE = 0.10  # relative difference of pixel sizes that is worth a warning, and a resampling where wished
+RESCALE_PIXELS = 64 * 2**20  # resampling holds the whole image, before and after, in memory
+PRELOAD_BYTES = 64 * 2**20  # stream() decodes images up to this size ahead; of larger ones it opens the file only
+
+
+class Backend(Protocol):
+    """A trained detector, ready to run. Pre- and post-processing that the map needs lie inside."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def stride(self) -> int:
+        """Height and width must be multiples of it; shifts by it shift the map."""
+        ...
+
+    @property
+    def halo(self) -> int:
+        """No pixel farther away than this influences a pixel of the map."""
+        ...
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """(low, high) of the map on normal images: the fixed scale of all heat maps."""
+        ...
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the weights, in hex."""
+        ...
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def pixel_size(self) -> float | None:
+        """Micrometres per pixel of the training images, where known."""
+        ...
+
+    def __call__(self, image: NDArray[np.float32], white: float) -> NDArray[np.float32]:
+        """(N, C, H, W) raw grey levels in [0, white] -> (N, 1, H, W), finite, larger where less normal.
+
+        What does not fit into memory raises MemoryError; any other error is taken for a fault of the program.
+        """
+        ...
+
+
+@dataclass(eq=False)
+class Inspection:
+    """What was found in one image."""
+
+    name: str
+    map: Map | None = field(repr=False)  # (height, width), NaN in the info bar; None where a sink took it
+    score: float
+    peak: float  # maximum of the map
+    verdict: Verdict | None  # None without a calibration
+    defects: tuple[Defect, ...]  # by falling peak; none without a calibration
+    defect_count: int  # larger than len(defects) where there were too many to keep
+    height: int  # px, info bar included
+    width: int
+    content: int  # rows that are image; the info bar lies below
+    pixel_size: float | None  # micrometres per px
+    scale_warning: str | None  # the pixel size differs from the training images'
+    sha256: str | None  # of the file
+    model: str  # hash of the weights
+    timing: dict[str, float]  # seconds: decode, inference, post; what a sink takes is not counted
+    notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        found = f"{self.defect_count} defect{'' if self.defect_count == 1 else 's'}"
+        verdict = f"{self.verdict}, {found}" if self.verdict else "not calibrated"
+        return f"Inspection({self.name!r}, {self.width}x{self.height}: score {self.score:.4g}, {verdict})"
+
+
+@dataclass(frozen=True)
+class InvalidImage:
+    """An image that could not be inspected, and why."""
+
+    name: str
+    reason: str
+
+
+class _SinkError(Exception):
+    """Carries an error of the caller's sink past the handling of bad images: a full disk is not a bad image."""
+
+
+@dataclass
+class _Source:
+    """An opened picture, its pixels where they were decoded ahead, and the seconds this took."""
+
+    picture: Picture
+    pixels: NDArray[Any] | None
+    seconds: float
+    owned: bool
+
+    def read(self, top: int, bottom: int) -> NDArray[Any]:
+        if self.pixels is not None:
+            return self.pixels[top:bottom]
+        start = perf_counter()
+        try:
+            rows = self.picture.rows(top, bottom)
+        except (ImageError, MemoryError):
+            raise
+        except Exception as error:
+            raise ImageError(f"{self.picture.name}: rows {top} to {bottom} cannot be read: {_tell(error)}") from error
+        self.seconds += perf_counter() - start
+        return rows
+
+    def close(self) -> None:
+        if self.owned:
+            self.picture.close()
+
+
+class Inspector:
+    """Maps, scores and judges images with one detector; may be called from several threads.
+
+    The image is worked through band by band (rows of tiles), so memory grows with neither its height nor, beyond a
+    limit, its width, and the tiled map equals that of the whole image.
+
+    tile: side of the tiles in pixels, without what they overlap. rescale: images whose pixel size is known and differs
+    by over 10 % from the training images' are resampled to it and the map brought back; otherwise this is only told, in
+    `notes` and `scale_warning`. opener: opens what is no Picture yet; `functools.partial(open_image, info_bar=64)`
+    passes options on.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        tile: int = 1024,
+        calibration: Calibration | None = None,
+        rescale: bool = False,
+        opener: Opener = open_image,
+    ) -> None:
+        if backend.channels not in (1, 3):
+            raise ValueError(f"the model has {backend.channels} channels; images have 1 or 3")
+        if calibration is not None and calibration.model not in ("", backend.hash):
+            raise ValueError(
+                f"the calibration belongs to model {calibration.model[:12]} and this is {backend.hash[:12]}: "
+                "calibrate again"
+            )
+        self.backend = backend
+        self.grid = Grid(tile, backend.halo, backend.stride)
+        self.calibration = calibration
+        self.rescale = rescale
+        self.opener = opener
+        self._lock = (
+            Lock()
+        )  # one inference at a time: a device does not get faster by two, but it may run out of memory
+
+    def __call__(self, source: Any, sink: Sink | None = None) -> Inspection:
+        """Inspects a path, bytes, an array or a Picture (which stays open).
+
+        With a sink the map goes out in strips, sink(top, rows (n, width) float32), from the top, without gaps, the info
+        bar as NaN, and Inspection.map is None. When an error is raised, what the sink was given is void. Raises
+        ImageError for what cannot be inspected; an error of the sink comes out as it is.
+        """
+        opened = self._open(source, preload=False)
+        try:
+            return self._inspect(opened, sink)
+        except _SinkError as error:
+            raise _cause(error) from None
+        finally:
+            opened.close()
+
+    def stream(
+        self,
+        sources: Iterable[Any],
+        workers: int = 2,
+        prefetch: int = 4,
+        sink_factory: Callable[[Picture], Sink | None] | None = None,
+    ) -> Iterator[Inspection | InvalidImage]:
+        """Inspects many images, in order; `workers` threads decode the next ones, at most `prefetch`, meanwhile.
+
+        A bad image becomes an InvalidImage and the next one follows. `sink_factory`, called just before the inference,
+        may give a sink for the picture's map (large ones, say). Errors of sinks, of `sources` and of the backend come
+        out as they are. Closing the generator, or any error, ends the threads.
+        """
+        if workers < 1 or prefetch < 1:
+            raise ValueError(f"workers {workers} and prefetch {prefetch} must be at least 1")
+        return self._stream(sources, workers, prefetch, sink_factory)
+
+    def _stream(
+        self,
+        sources: Iterable[Any],
+        workers: int,
+        prefetch: int,
+        sink_factory: Callable[[Picture], Sink | None] | None,
+    ) -> Iterator[Inspection | InvalidImage]:
+        waiting: deque[tuple[str, Future[_Source]]] = deque()
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        try:
+            left = iter(sources)
+            more = True
+            while more or waiting:
+                while more and len(waiting) < prefetch:
+                    try:
+                        source = next(left)
+                    except StopIteration:
+                        more = False
+                    else:
+                        waiting.append((_name(source), pool.submit(self._open, source, preload=True)))
+                if waiting:
+                    name, future = waiting[0]
+                    result = self._next(name, future, sink_factory)
+                    waiting.popleft()
+                    yield result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            for _, future in waiting:
+                if not future.cancelled() and future.exception() is None:
+                    future.result().close()
+
+    def _next(
+        self, name: str, future: Future[_Source], sink_factory: Callable[[Picture], Sink | None] | None
+    ) -> Inspection | InvalidImage:
+        try:
+            opened = future.result()
+        except Exception as error:  # decoders meet hostile files: whatever they raise is about the file
+            return InvalidImage(name, _tell(error))
+        with closing(opened):
+            sink = sink_factory(opened.picture) if sink_factory else None
+            try:
+                return self._inspect(opened, sink)
+            except (ImageError, MemoryError) as error:
+                return InvalidImage(opened.picture.name, _tell(error))
+            except _SinkError as error:
+                raise _cause(error) from None
+
+    def _open(self, source: Any, preload: bool) -> _Source:
+        start = perf_counter()
+        owned = not isinstance(source, Picture)
+        picture = self.opener(source) if owned else source
+        opened = _Source(picture, None, 0.0, owned)
+        try:
+            size = picture.content * picture.width * picture.channels * np.dtype(picture.dtype).itemsize
+            if preload and size <= PRELOAD_BYTES:
+                opened.pixels = opened.read(0, picture.content)
+        except BaseException:
+            opened.close()
+            raise
+        opened.seconds = perf_counter() - start
+        return opened
+
+    def _inspect(self, opened: _Source, sink: Sink | None) -> Inspection:
+        picture = opened.picture
+        height, width, content = picture.height, picture.width, picture.content
+        timing = {"decode": 0.0, "inference": 0.0, "post": 0.0}
+        notes = list(picture.notes)
+        factor, scale_warning = self._factor(picture, notes)
+
+        calibration = self.calibration
+        map = np.empty((height, width), np.float32) if sink is None else None
+        score = ScoreAccumulator(content, width)
+        finder = DefectFinder(calibration.pixel, width, picture.pixel_size) if calibration else None
+        peak = -math.inf
+        bands = self._bands(opened, timing) if factor == 1 else self._resampled(opened, factor, timing)
+        for top, rows in bands:
+            start = perf_counter()
+            low, high = float(rows.min()), float(rows.max())  # NaN if any is
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise ImageError(
+                    f"{picture.name}: the model's map is not finite in rows {top} to {top + len(rows)}: train it again"
+                )
+            peak = max(peak, high)
+            score.add(top, rows)
+            if finder:
+                finder.add(top, rows)
+            if map is not None:
+                map[top : top + len(rows)] = rows
+            timing["post"] += perf_counter() - start
+            _send(sink, top, rows)
+        if map is not None:
+            map[content:] = np.nan
+        for top in range(content, height, self.grid.tile):
+            _send(sink, top, np.full((min(self.grid.tile, height - top), width), np.nan, np.float32))
+
+        start = perf_counter()
+        value = score.score
+        defects = tuple(finder.defects()) if finder else ()
+        count = finder.count if finder else 0
+        if count > len(defects):
+            notes.append(f"{count} defects, of which the {len(defects)} with the largest peaks are listed")
+        timing["post"] += perf_counter() - start
+        if picture.changed():
+            raise ImageError(
+                f"{picture.name}: the file changed while it was read: inspect it again once it is complete"
+            )
+        timing["decode"] = opened.seconds
+        return Inspection(
+            name=picture.name,
+            map=map,
+            score=value,
+            peak=peak,
+            verdict=calibration.verdict(value, count > 0) if calibration else None,
+            defects=defects,
+            defect_count=count,
+            height=height,
+            width=width,
+            content=content,
+            pixel_size=picture.pixel_size,
+            scale_warning=scale_warning,
+            sha256=picture.sha256,
+            model=self.backend.hash,
+            timing=timing,
+            notes=tuple(notes),
+        )
+
+    def _factor(self, picture: Picture, notes: list[str]) -> tuple[float, str | None]:
+        """(what the image is to be enlarged by, warning about the pixel size); adds to the notes."""
+        ours, theirs = self.backend.pixel_size, picture.pixel_size
+        if ours is None or theirs is None or abs(theirs / ours - 1) <= SCALE_TOLERANCE:
+            return 1.0, None
+        told = f"pixel size {theirs:.4g} um differs by {theirs / ours - 1:+.0%} from the training images' {ours:.4g} um"
+        if not self.rescale:
+            notes.append(told)
+            return 1.0, told
+        notes.append(f"{told}: resampled by {theirs / ours:.4g}")
+        return theirs / ours, None
+
+    def _bands(self, opened: _Source, timing: dict[str, float]) -> Iterator[tuple[int, Map]]:
+        """(top, rows of the map) of the picture's content, from the top."""
+        picture = opened.picture
+        return self._infer(
+            picture.name, picture.content, picture.width, picture.channels, picture.white, opened.read, timing
+        )
+
+    def _resampled(self, opened: _Source, factor: float, timing: dict[str, float]) -> Iterator[tuple[int, Map]]:
+        """The same by way of the content enlarged by `factor`; all of it is in memory."""
+        picture = opened.picture
+        height, width = picture.content, picture.width
+        size = max(1, round(height * factor)), max(1, round(width * factor))
+        if max(height * width, size[0] * size[1]) > RESCALE_PIXELS:
+            raise ImageError(
+                f"{picture.name}: {height}x{width} px resampled to {size[0]}x{size[1]} exceeds {RESCALE_PIXELS} px: "
+                "crop it or inspect it without rescale"
+            )
+        pixels = opened.read(0, height)
+        start = perf_counter()
+        pixels = _resize(np.asarray(pixels, np.float32), *size).reshape(*size, picture.channels)
+        opened.seconds += perf_counter() - start
+        map = np.empty(size, np.float32)
+        for top, rows in self._infer(
+            picture.name, *size, picture.channels, picture.white, lambda top, bottom: pixels[top:bottom], timing
+        ):
+            map[top : top + len(rows)] = rows
+        yield 0, _resize(map, height, width)
+
+    def _infer(
+        self,
+        name: str,
+        height: int,
+        width: int,
+        channels: int,
+        white: float,
+        read: Callable[[int, int], NDArray[Any]],
+        timing: dict[str, float],
+    ) -> Iterator[tuple[int, Map]]:
+        stride = self.grid.stride
+        if min(height, width) < stride:
+            raise ImageError(
+                f"{name}: image {height}x{width} is smaller than the model's stride {stride} px: pad or enlarge it"
+            )
+        held: NDArray[Any] = np.empty((0, width, channels))  # rows first.. of the image: read and still needed
+        first = 0
+        for band in self.grid.bands(height, width):
+            core, window = band[0]
+            end = first + len(held)
+            bottom = min(window.bottom, height)
+            parts = [held[window.top - first :]] if window.top < end else []
+            if bottom > end:
+                parts.append(read(end, bottom))
+            held = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            first = window.top
+            rows = np.empty((min(core.bottom, height) - core.top, width), np.float32)
+            for tile in band:
+                rows[:, tile.core.left : tile.core.right] = self._tile(name, held, tile, width, white, timing)[
+                    : len(rows)
+                ]
+            yield core.top, rows
+
+    def _tile(
+        self, name: str, held: NDArray[Any], tile: Tile, width: int, white: float, timing: dict[str, float]
+    ) -> Map:
+        """The map of a tile's core, without the columns that pad the image; `held` begins at the window's top."""
+        core, window = tile
+        pixels = self._adapt(name, held[: window.bottom - window.top, window.left : window.right])
+        below, beside = window.bottom - window.top - pixels.shape[0], window.right - window.left - pixels.shape[1]
+        image = np.moveaxis(np.pad(pixels, ((0, below), (0, beside), (0, 0)), mode="edge"), -1, 0)
+        image = np.ascontiguousarray(image[None], np.float32)
+        with self._lock:
+            start = perf_counter()
+            map = self.backend(image, white)
+            timing["inference"] += perf_counter() - start
+        if map.shape != (1, 1, *image.shape[2:]):
+            raise ValueError(f"the backend made a map of shape {map.shape} from an image of shape {image.shape}")
+        right = min(core.right, width)
+        return map[
+            0, 0, core.top - window.top : core.bottom - window.top, core.left - window.left : right - window.left
+        ]
+
+    def _adapt(self, name: str, pixels: NDArray[Any]) -> NDArray[Any]:
+        """(h, w, 1 or 3) -> (h, w, the model's channels)."""
+        have, want = pixels.shape[-1], self.backend.channels
+        if have == want:
+            return pixels
+        if have == 1:
+            return np.repeat(pixels, 3, axis=-1)
+        if not (pixels == pixels[..., :1]).all():
+            raise ImageError(
+                f"{name}: the image has colours but the model was trained on grey images: convert it to grey"
+            )
+        return pixels[..., :1]
+
+
+def _resize(pixels: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    area = height * width < pixels.shape[0] * pixels.shape[1]
+    resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.float32)
+
+
+def _send(sink: Sink | None, top: int, rows: Map) -> None:
+    if sink is not None:
+        try:
+            sink(top, rows)
+        except Exception as error:
+            raise _SinkError from error
+
+
+def _cause(error: _SinkError) -> BaseException:
+    assert error.__cause__ is not None
+    return error.__cause__
+
+
+def _name(source: Any) -> str:
+    if isinstance(source, Picture):
+        return source.name
+    return os.fsdecode(source) if isinstance(source, str | os.PathLike) else f"<{type(source).__name__}>"
+
+
+def _tell(error: Exception) -> str:
+    if isinstance(error, ImageError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}" if str(error) else "not enough memory"
+    return f"{type(error).__name__}: {error}"
