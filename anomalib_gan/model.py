@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Move = tuple[str, dict[str, Tensor]]
@@ -35,8 +36,9 @@ class Spec:
 class Model(nn.Module):
     """A game between players; see `play`. All lengths are in pixels of the full-resolution image.
 
-    Attributes: `channels` of the image; `stride`, which height and width must be multiples of; `halo`, the radius outside of
-    which a pixel cannot influence the map; `patch`, the side of the square training crops; `batch`, crops per batch.
+    Attributes: `channels` of the image; `stride`, which height and width must be multiples of; `halo`, the radius
+    outside of which a pixel cannot influence the map; `patch`, the side of the square training crops; `batch`, crops
+    per batch.
     """
 
     channels: int
@@ -53,8 +55,9 @@ class Model(nn.Module):
     def play(self, batches: Iterator[Tensor], progress: float) -> Iterator[Move]:
         """One round of the game.
 
-        `yield who, {term: tensor}` means that this player now descends the sum of its named terms; the code after the yield
-        runs once the player has moved. Each of `batches` is (N, C, patch, patch) in [-1, 1]; `progress` runs from 0 to 1.
+        `yield who, {term: tensor}` means that this player now descends the sum of its named terms; the code after the
+        yield runs once the player has moved. Each of `batches` is (N, C, patch, patch) in [-1, 1]; `progress` runs
+        from 0 to 1.
         """
         raise NotImplementedError
 
@@ -64,3 +67,44 @@ class Model(nn.Module):
 
     def settle(self, normals: Sequence[Tensor]) -> None:
         """After training: fits what the map needs from normal images, each (1, C, H, W) in [-1, 1], into buffers."""
+
+
+def refresh(model: Model, normals: Sequence[Tensor], rounds: int = 16) -> None:
+    """Batch-norm statistics that belong to the weights as they are.
+
+    anybody, on crops of the normal images, and the statistics of all rounds are averaged: the networks see the
+    mixture of real, spoilt and generated patches that they were trained on.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative average
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        batches = crops(normals, model.patch, model.batch)
+        model.train()
+        for _ in range(rounds):
+            for _ in model.play(batches, 1.0):
+                pass
+        model.eval()
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum
+
+
+def crops(normals: Sequence[Tensor], patch: int, batch: int) -> Iterator[Tensor]:
+    """Random square crops of images (1, C, H, W), for ever; an image smaller than `patch` gives none."""
+    large = [x for x in normals if min(x.shape[-2:]) >= patch]
+    if not large:
+        raise ValueError(
+            f"no normal image is at least {patch} pixels high and wide: give larger images or a smaller patch"
+        )
+    while True:
+        taken = []
+        for _ in range(batch):
+            x = large[int(torch.randint(len(large), ()))]
+            top, left = (int(torch.randint(size - patch + 1, ())) for size in x.shape[-2:])
+            taken.append(x[..., top : top + patch, left : left + patch])
+        yield torch.cat(taken)

@@ -1,0 +1,211 @@
+"""Synthetic defects: normal patches spoilt at random, generic on purpose and never tuned on real defects.
+
+A corruption is a *shape* (where) times a *fill* (what). `corrupt` draws from the families a critic is trained on;
+`corrupt_held_out` draws from families that share no fill with them, so that settings can be chosen on defects which
+training never showed. Both return the spoilt patches and the opacity of what was laid over, in [0, 1], per pixel.
+
+All randomness is torch's global generator, so that a seed decides it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
+
+
+def uniform(low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand(()))
+
+
+def choice(count: int) -> int:
+    return int(torch.randint(count, ()))
+
+
+def smooth_noise(height: int, width: int, grain: float, like: Tensor) -> Tensor:
+    """(1, 1, height, width) of unit variance, smooth over about `grain` pixels."""
+    rows, columns = max(2, round(height / grain) + 1), max(2, round(width / grain) + 1)
+    noise = torch.randn(1, 1, rows, columns, device=like.device, dtype=like.dtype)
+    field = interpolate(noise, (height, width), mode="bicubic", align_corners=True)
+    return (field - field.mean()) / field.std().clamp_min(1e-6)
+
+
+def blurred(x: Tensor, radius: int) -> Tensor:
+    """Box blur of (1, C, H, W) over 2 radius + 1 pixels, edges replicated."""
+    if radius < 1:
+        return x
+    side = 2 * radius + 1
+    x = avg_pool2d(pad(x, (radius, radius, 0, 0), mode="replicate"), (1, side), stride=1)
+    return avg_pool2d(pad(x, (0, 0, radius, radius), mode="replicate"), (side, 1), stride=1)
+
+
+def distance_grid(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column index of every pixel, each (H, W)."""
+    rows = torch.arange(x.shape[-2], device=x.device, dtype=x.dtype)
+    columns = torch.arange(x.shape[-1], device=x.device, dtype=x.dtype)
+    grid = torch.meshgrid(rows, columns, indexing="ij")
+    return grid[0], grid[1]
+
+
+# Shapes: (1, C, H, W) -> opacity (1, 1, H, W) in [0, 1]
+
+
+def blob(x: Tensor) -> Tensor:
+    """Level set of smooth noise that covers 2 to 25 % of the patch, its edge 3 pixels soft."""
+    height, width = x.shape[-2:]
+    field = smooth_noise(height, width, uniform(12, 48), x)
+    level = torch.quantile(field.flatten(), 1 - uniform(0.02, 0.25))
+    return blurred((field > level).to(x.dtype), 1)
+
+
+def speck(x: Tensor) -> Tensor:
+    """One to four spots of 1.5 to 6 pixels radius, slightly irregular."""
+    rows, columns = distance_grid(x)
+    height, width = x.shape[-2:]
+    wobble = smooth_noise(height, width, 4, x)[0, 0]
+    mask = torch.zeros_like(rows)
+    for _ in range(1 + choice(4)):
+        radius = uniform(1.5, 6)
+        away = ((rows - uniform(0, height)).square() + (columns - uniform(0, width)).square()).sqrt()
+        mask = torch.maximum(mask, (radius * (1 + 0.15 * wobble) - away + 0.5).clamp(0, 1))
+    return mask[None, None]
+
+
+def line(x: Tensor) -> Tensor:
+    """A wavy line 1 to 5 pixels wide that runs through a part of the patch."""
+    rows, columns = distance_grid(x)
+    height, width = x.shape[-2:]
+    angle = uniform(0, math.pi)
+    rows, columns = rows - uniform(0.2, 0.8) * height, columns - uniform(0.2, 0.8) * width
+    along = columns * math.cos(angle) + rows * math.sin(angle)
+    across = rows * math.cos(angle) - columns * math.sin(angle)
+    across = across + uniform(0, 4) * smooth_noise(height, width, uniform(8, 24), x)[0, 0]
+    inside = (uniform(0.5, 2.5) - across.abs() + 0.5).clamp(0, 1)
+    return (inside * (along.abs() < uniform(0.15, 0.7) * width).to(x.dtype))[None, None]
+
+
+# Fills of training: (patch, another patch) -> what is laid over, each (1, C, H, W)
+
+
+def constant(x: Tensor, other: Tensor) -> Tensor:
+    """One grey level of the patch's range, with noise of some grain."""
+    grain = smooth_noise(x.shape[-2], x.shape[-1], uniform(1, 6), x)
+    return uniform(-1, 1) + uniform(0, 0.3) * grain.expand_as(x)
+
+
+def haze(x: Tensor, other: Tensor) -> Tensor:
+    """A blurred copy of the patch itself, brightness shifted."""
+    return blurred(x, 1 + choice(6)) + uniform(-0.5, 0.5)
+
+
+def magnified(x: Tensor, other: Tensor) -> Tensor:
+    """Another patch, 1.8 to 4 times larger."""
+    height, width = x.shape[-2:]
+    factor = uniform(1.8, 4)
+    rows, columns = max(2, round(height / factor)), max(2, round(width / factor))
+    top, left = choice(height - rows + 1), choice(width - columns + 1)
+    return interpolate(other[..., top : top + rows, left : left + columns], (height, width), mode="bilinear")
+
+
+def grained(x: Tensor, other: Tensor) -> Tensor:
+    """Smooth noise of two grains."""
+    height, width = x.shape[-2:]
+    fine, coarse = smooth_noise(height, width, uniform(1, 4), x), smooth_noise(height, width, uniform(6, 16), x)
+    return (uniform(-0.6, 0.8) + uniform(0.1, 0.5) * fine + uniform(0.1, 0.5) * coarse).expand_as(x)
+
+
+def shrunk(x: Tensor, other: Tensor) -> Tensor:
+    """Another patch at 0.3 to 0.6 of its size, tiled."""
+    height, width = x.shape[-2:]
+    factor = uniform(0.3, 0.6)
+    small = interpolate(
+        other, (max(2, int(height * factor)), max(2, int(width * factor))), mode="bilinear", antialias=True
+    )
+    copies = math.ceil(1 / factor) + 1
+    return small.repeat(1, 1, copies, copies)[..., :height, :width]
+
+
+def shifted(x: Tensor, other: Tensor) -> Tensor:
+    """The patch itself, darker or brighter: what a scratch, a stain or a thin crack does."""
+    shift = uniform(0.25, 1.0)
+    return x + (shift if choice(2) else -shift)
+
+
+# Fills held out from training
+
+
+def swirled(x: Tensor, other: Tensor) -> Tensor:
+    """The patch itself, warped by a smooth field of 4 to 10 pixels."""
+    height, width = x.shape[-2:]
+    rows, columns = distance_grid(x)
+    size = uniform(4, 10)
+    rows = rows + size * smooth_noise(height, width, 10, x)[0, 0]
+    columns = columns + size * smooth_noise(height, width, 10, x)[0, 0]
+    grid = torch.stack((2 * columns / (width - 1) - 1, 2 * rows / (height - 1) - 1), -1)
+    return grid_sample(x, grid[None].to(x.dtype), padding_mode="reflection", align_corners=True)
+
+
+def shaded(x: Tensor, other: Tensor) -> Tensor:
+    """A lit surface with bumps: the gradient of smooth relief, as droplets and clumps show it."""
+    height, width = x.shape[-2:]
+    relief = smooth_noise(height, width, uniform(4, 12), x)
+    slope = relief - relief.roll((1, 1), (-2, -1))
+    return (uniform(0.0, 0.6) + 0.35 * slope / slope.std().clamp_min(1e-6)).expand_as(x)
+
+
+def streaked(x: Tensor, other: Tensor) -> Tensor:
+    """The patch smeared along its rows, as charging and drift do."""
+    radius = 6 + choice(10)
+    return avg_pool2d(pad(x, (radius, radius, 0, 0), mode="replicate"), (1, 2 * radius + 1), stride=1) + uniform(0, 0.3)
+
+
+def scattered(x: Tensor, other: Tensor) -> Tensor:
+    """The patch's own spectrum with random phases: its texture without its structure."""
+    spectrum = torch.fft.rfft2(other.float())
+    phase = torch.fft.rfft2(torch.randn_like(other.float()))
+    return (
+        torch.fft.irfft2(spectrum.abs() * phase / phase.abs().clamp_min(1e-6), s=x.shape[-2:]).to(x.dtype)
+        + other.mean()
+    )
+
+
+def veiled(x: Tensor, other: Tensor) -> Tensor:
+    """Contrast lost towards one level, as under a thin film."""
+    return uniform(-0.4, 0.6) + uniform(0.2, 0.5) * (x - x.mean())
+
+
+Shape = Callable[[Tensor], Tensor]
+Fill = Callable[[Tensor, Tensor], Tensor]
+SHAPES: tuple[Shape, ...] = (blob, blob, blob, speck, line)
+FILLS: tuple[Fill, ...] = (constant, haze, magnified, grained, shrunk)
+THIN: tuple[Fill, ...] = (constant, shifted, grained)
+HELD_OUT: tuple[Fill, ...] = (swirled, shaded, streaked, scattered, veiled)
+
+
+def corrupt(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, C, H, W) in [-1, 1] -> spoilt patches, same shape and range, and opacity (N, 1, H, W) in [0, 1]."""
+    return spoil(x, SHAPES, FILLS, THIN)
+
+
+def corrupt_held_out(x: Tensor) -> tuple[Tensor, Tensor]:
+    """As `corrupt`, with the fills that training never shows, in blobs and specks."""
+    return spoil(x, (blob, blob, speck), HELD_OUT, HELD_OUT)
+
+
+def spoil(
+    x: Tensor, shapes: tuple[Shape, ...], fills: tuple[Fill, ...], thin: tuple[Fill, ...]
+) -> tuple[Tensor, Tensor]:
+    spoilt, opacity = x.clone(), torch.zeros_like(x[:, :1])
+    others = torch.randint(len(x), (len(x),)).tolist()
+    for i, other in enumerate(others):
+        patch, shape = x[i : i + 1], shapes[choice(len(shapes))]
+        allowed = fills if shape is blob else thin
+        mask = shape(patch)
+        over = allowed[choice(len(allowed))](patch, x[other : other + 1].flip((-2, -1)))
+        mask = mask * uniform(0.5, 1.0)
+        spoilt[i : i + 1] = (patch + mask * (over - patch)).clamp(-1, 1)
+        opacity[i : i + 1] = mask
+    return spoilt, opacity

@@ -1,0 +1,51 @@
+"""Does a generator make the material, or only noise of the right colour? Radial power spectrum and grey histogram."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.floating]
+BINS = 32
+
+
+def radial_spectrum(image: Image) -> NDArray[np.float64]:
+    """Log of the mean power in BINS rings of frequency up to 0.5 cycles per pixel, of a (H, W) image, Hann-windowed."""
+    height, width = image.shape
+    window = np.outer(np.hanning(height), np.hanning(width))
+    power = np.abs(np.fft.fft2((image - image.mean()) * window)) ** 2 / (window**2).sum()
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :])
+    ring = np.minimum((radius * 2 * BINS).astype(int), BINS)  # what lies beyond 0.5, in the corners, is left out
+    total = np.bincount(ring.ravel(), power.ravel(), BINS + 1)[:BINS]
+    return np.log(total / np.bincount(ring.ravel(), minlength=BINS + 1)[:BINS] + 1e-12)
+
+
+def histogram(image: Image) -> NDArray[np.float64]:
+    """Cumulative distribution of the grey levels of an image in [-1, 1], at 64 levels."""
+    counts, _ = np.histogram(image, 64, (-1.0, 1.0))
+    return np.cumsum(counts) / image.size
+
+
+def distances(image: Image, normals: Sequence[Image]) -> dict[str, float]:
+    """How far an image in [-1, 1] is from normal ones, on average over these.
+
+    "spectrum": root mean square difference of the log spectra; "histogram": mean difference of the cumulative
+    distributions (the earth mover's distance of grey levels, in units of half the range).
+    """
+    spectrum, grey = radial_spectrum(image), histogram(image)
+    return {
+        "spectrum": float(np.mean([np.sqrt(np.mean((spectrum - radial_spectrum(n)) ** 2)) for n in normals])),
+        "histogram": float(np.mean([np.abs(grey - histogram(n)).mean() * 2 for n in normals])),
+    }
+
+
+def phase_shuffled(image: Image, seed: int = 0) -> Image:
+    """An image with the power spectrum of `image` and random phases: noise that any judge of spectra alone would
+    pass.
+    """
+    phase = np.fft.fft2(np.random.default_rng(seed).standard_normal(image.shape))
+    spectrum = np.fft.fft2(image - image.mean())
+    shuffled = np.fft.ifft2(np.abs(spectrum) * phase / np.maximum(np.abs(phase), 1e-12)).real + image.mean()
+    return np.clip(shuffled, -1.0, 1.0)

@@ -1,0 +1,17 @@
+"""The zoo: one file per paper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anomalib_gan.model import Model
+from anomalib_gan.models.fcbigan import FCBiGAN, SourceFCBiGAN
+
+MODELS: dict[str, type[Model]] = {"fcbigan": FCBiGAN, "fcbigan_source": SourceFCBiGAN}
+
+
+def build(name: str, **params: Any) -> Model:
+    """The model `name` with its constructor's keywords; a ValueError lists the names and keywords that exist."""
+    if name not in MODELS:
+        raise ValueError(f"no model is called {name!r}: choose one of {', '.join(sorted(MODELS))}")
+    return MODELS[name](**params)

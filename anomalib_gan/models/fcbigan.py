@@ -1,0 +1,239 @@
+"""Fully convolutional BiGAN for anomaly maps.
+
+BiGAN: Adversarial Feature Learning (Donahue et al., 2017); objective: Least Squares GAN (Mao et al., 2017). D
+descends (D(s, E(s)) - 1)^2 + D(G(z), z)^2, E and G the opposite targets plus a penalty on G(E(s)) - s. The source's
+map:
+
+    A(s) = alpha (D(s, E(s)) - 1)^2 + (1 - alpha) ||G(E(s)) - s||_2,   possibly also -log p(E(s))
+
+At the game's equilibrium D says nothing on real pairs; a critic that also sees spoilt normal pairs as fakes (Negative
+Data Augmentation, Sinha et al., 2021), and answers for every place, keeps something to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.functional import avg_pool2d, interpolate
+
+from anomalib_gan.corruption import corrupt
+from anomalib_gan.model import Model, Move, Player, refresh
+from anomalib_gan.nets import DenseCritic, PatchCritic, encoder, generator, patch_encoder, patch_generator, to_pixels
+from anomalib_gan.objectives import OBJECTIVES
+from anomalib_gan.residuals import RESIDUALS, smooth
+
+
+class FCBiGAN(Model):
+    """E: image -> field of codes, G: field of codes -> image, D: (image, codes) -> an answer for every place.
+
+    `shrink`: the working scale is 1/shrink of the image. `padding`: True pads every layer (codes at stride 8, answers
+    at stride 4), False pads none, so that a 32 x 32 patch has exactly one code and one answer. `score`: "default"
+    standardises the critic's 1 - D and the residual on normal images before mixing, "source" mixes the formula's
+    terms as they are. `alpha`: the critic's share. `likelihood`: weight of -log p(E(s)), p the Gaussian of normal
+    codes. `smoothing`: sigma in working pixels. `adversarial`, `reconstruction`, `negatives`: weights of the named
+    terms. `norm`: the residual, "ssim", "l1" or "l2". `penalised`: who descends the reconstruction penalty, "both" or
+    "encoder".
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        code: int = 16,
+        width: int = 64,
+        patch: int = 192,
+        batch: int = 8,
+        shrink: int = 2,
+        padding: bool = True,
+        score: Literal["default", "source"] = "default",
+        alpha: float = 0.65,
+        likelihood: float = 0.0,
+        smoothing: float = 6.0,
+        adversarial: float = 0.02,
+        reconstruction: float = 1.0,
+        norm: Literal["ssim", "l1", "l2"] = "ssim",
+        penalised: Literal["both", "encoder"] = "both",
+        negatives: float = 1.0,
+        critic_steps: int = 3,
+        lr: float = 2e-3,
+    ) -> None:
+        super().__init__()
+        self.channels, self.code, self.patch, self.batch, self.shrink = channels, code, patch, batch, shrink
+        self.score, self.alpha, self.likelihood, self.smoothing = score, alpha, likelihood, smoothing
+        self.adversarial, self.reconstruction, self.negatives = adversarial, reconstruction, negatives
+        self.norm, self.penalised, self.critic_steps, self.lr = norm, penalised, critic_steps, lr
+        self.objective = OBJECTIVES["least-squares"]
+        self.E: torch.nn.Module
+        self.G: torch.nn.Module
+        self.D: DenseCritic | PatchCritic
+        if padding:
+            widths = (width // 2, width, 3 * width // 2)
+            self.E, self.G = encoder(channels, widths, code), generator(code, widths, channels)
+            self.D = DenseCritic(channels, width, code)
+        else:
+            self.E, self.G = patch_encoder(channels, width, code), patch_generator(code, width, channels)
+            self.D = PatchCritic(channels, width, code)
+        self.stride = 8 * shrink
+        reach = (DenseCritic if padding else PatchCritic).reach + 3 * smoothing + 2
+        self.halo = self.stride * -int(-reach * shrink // self.stride)
+        self.register_buffer("mean", torch.zeros(3))  # of critic, residual and likelihood on normal images
+        self.register_buffer("spread", torch.ones(3))
+        self.register_buffer("code_mean", torch.zeros(code))
+        self.register_buffer("code_precision", torch.eye(code))
+        self.mean: Tensor
+        self.spread: Tensor
+        self.code_mean: Tensor
+        self.code_precision: Tensor
+
+    def players(self) -> dict[str, Player]:
+        return {
+            "critic": Player((self.D,), self.lr, (0.5, 0.99)),
+            "autoencoder": Player((self.E, self.G), self.lr, (0.5, 0.99)),
+        }
+
+    def play(self, batches: Iterator[Tensor], progress: float) -> Iterator[Move]:
+        D, E, G, objective = self.D, self.E, self.G, self.objective
+        for _ in range(self.critic_steps):
+            s = self.shrunk(next(batches))
+            clean, spoilt, opacity = self.with_negatives(s)
+            with torch.no_grad():
+                codes = E(torch.cat((clean, spoilt)))
+                z = torch.randn_like(codes[: len(clean)])
+                fake = G(z)
+            answers = D(torch.cat((clean, spoilt, fake)), torch.cat((codes, z)))
+            real, negative, generated = answers.split((len(clean), len(spoilt), len(fake)))
+            terms = {"adv": objective.critic(real, generated)}
+            if self.negatives:
+                share = avg_pool2d((opacity > 0.2).to(s.dtype), D.stride)  # of each answer's cell that is spoilt
+                terms["negatives"] = self.negatives * (negative - (1 - share)).square().mean()
+            yield "critic", terms
+
+        s = self.shrunk(next(batches))
+        code = E(s)
+        terms = {"rec": self.reconstruction * self.penalty(code, s)}
+        if self.adversarial:
+            z = torch.randn_like(code)
+            fake = G(z)
+            real, generated = D(torch.cat((s, fake)), torch.cat((code, z))).chunk(2)
+            terms["adv_E"] = self.adversarial * objective.flipped(real)
+            terms["adv_G"] = self.adversarial * objective.generator(generated)
+        yield "autoencoder", terms
+
+    def with_negatives(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A third of the batch as it is, the rest spoilt, and how opaquely; all of it as it is without negatives."""
+        if not self.negatives:
+            return s, s[:0], s[:0, :1]
+        clean = max(1, len(s) // 3)
+        return s[:clean], *corrupt(s[clean:])
+
+    def penalty(self, code: Tensor, s: Tensor) -> Tensor:
+        if self.penalised == "encoder":
+            frozen = {name: parameter.detach() for name, parameter in self.G.named_parameters()}
+            again = functional_call(self.G, frozen, (code,))
+        else:
+            again = self.G(code)
+        residual = RESIDUALS[self.norm](again, s).mean()
+        return residual + (again - s).abs().mean() if self.norm == "ssim" else residual
+
+    def shrunk(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) at the working scale, by means of shrink x shrink pixels."""
+        return avg_pool2d(x, self.shrink) if self.shrink > 1 else x
+
+    def enlarged(self, x: Tensor) -> Tensor:
+        return interpolate(x, scale_factor=float(self.shrink), mode="bilinear") if self.shrink > 1 else x
+
+    def components(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Critic, residual and code likelihood of an image at working scale, each (N, 1, h, w), smoothed, not
+        standardised.
+        """
+        D, code = self.D, self.E(s)
+        answer = D(s, code)
+        critic = (answer - 1).square() if self.score == "source" else 1 - answer
+        residual = RESIDUALS[self.norm](self.G(code), s)
+        off = code - self.code_mean[:, None, None]
+        surprise = 0.5 * (off * torch.einsum("cd,ndhw->nchw", self.code_precision, off)).sum(1, keepdim=True)
+        fields = to_pixels(critic, D.stride, D.border), residual, to_pixels(surprise, 8, D.border)
+        critic, residual, surprise = (smooth(field, self.smoothing) for field in fields)
+        return critic, residual, surprise
+
+    def anomaly_map(self, x: Tensor) -> Tensor:
+        parts = self.components(self.shrunk(x))
+        critic, residual, surprise = ((part - m) / d for part, m, d in zip(parts, self.mean, self.spread, strict=True))
+        return self.enlarged(self.alpha * critic + (1 - self.alpha) * residual + self.likelihood * surprise)
+
+    @torch.no_grad()
+    def settle(self, normals: Sequence[Tensor]) -> None:
+        refresh(self, normals)
+        shrunk = [self.shrunk(x) for x in normals]
+        codes = torch.cat([self.E(s).flatten(2)[0] for s in shrunk], 1).double()
+        covariance = torch.cov(codes)
+        ridge = 1e-3 * covariance.diagonal().mean() * torch.eye(self.code, device=codes.device)  # few, correlated codes
+        self.code_mean.copy_(codes.mean(1))
+        self.code_precision.copy_(torch.linalg.inv(covariance + ridge))
+        if self.score == "source":
+            return  # the formula as it stands: no standardisation
+        maps = [self.components(s) for s in shrunk]
+        for i in range(len(self.mean)):
+            values = torch.cat([parts[i].flatten() for parts in maps])
+            self.mean[i], self.spread[i] = values.mean(), values.std().clamp_min(1e-6)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """G(E(x)), brought back to the size of x."""
+        return self.enlarged(self.G(self.E(self.shrunk(x))))
+
+    def sample(self, n: int, height: int, width: int) -> Tensor:
+        """Images from z ~ N(0, I), (n, C, height, width) in [-1, 1]; z is a field, so any size of multiples of
+        `stride`.
+        """
+        short = 2 * self.D.border // 8
+        z = torch.randn(
+            n, self.code, height // self.stride - short, width // self.stride - short, device=self.mean.device
+        )
+        return self.enlarged(self.G(z))
+
+
+class SourceFCBiGAN(FCBiGAN):
+    """The detector exactly as its source gives it: one code in R^128 per 32 x 32 patch, least squares, L2 penalty and
+    residual, the critic's answer squared, no standardisation, no negatives, full scale. The source gives no alpha;
+    0.5 is the middle.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        code: int = 128,
+        width: int = 32,
+        patch: int = 32,
+        batch: int = 64,
+        alpha: float = 0.5,
+        likelihood: float = 0.0,
+        smoothing: float = 0.0,
+        adversarial: float = 1.0,
+        reconstruction: float = 1.0,
+        penalised: Literal["both", "encoder"] = "both",
+        critic_steps: int = 1,
+        lr: float = 2e-4,
+    ) -> None:
+        super().__init__(
+            channels=channels,
+            code=code,
+            width=width,
+            patch=patch,
+            batch=batch,
+            shrink=1,
+            padding=False,
+            score="source",
+            alpha=alpha,
+            likelihood=likelihood,
+            smoothing=smoothing,
+            adversarial=adversarial,
+            reconstruction=reconstruction,
+            norm="l2",
+            penalised=penalised,
+            negatives=0.0,
+            critic_steps=critic_steps,
+            lr=lr,
+        )

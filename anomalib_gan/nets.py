@@ -1,0 +1,140 @@
+"""Building blocks: encoder, generator, joint critics. All fully convolutional; no norm over the image plane, so that a
+bounded neighbourhood decides every output and a tiled image equals the whole one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+
+
+def block(conv: nn.Module, width: int) -> nn.Sequential:
+    """Convolution, batch norm (frozen statistics in eval mode keep locality), leaky ReLU."""
+    return nn.Sequential(conv, nn.BatchNorm2d(width), nn.LeakyReLU(0.2))
+
+
+class Residual(nn.Module):
+    """x + f(x), two 3x3 convolutions, the first dilated."""
+
+    def __init__(self, width: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.f = nn.Sequential(
+            block(nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False), width),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        self.activation = nn.LeakyReLU(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(x + self.f(x))
+
+
+def encoder(channels: int, widths: Sequence[int], code: int) -> nn.Sequential:
+    """(N, channels, 8h, 8w) -> (N, code, h, w) with three stride-2 steps; padded, so borders keep their codes."""
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers.append(block(nn.Conv2d(channels, width, 4, stride=2, padding=1, bias=False), width))
+        channels = width
+    return nn.Sequential(*layers, nn.Conv2d(channels, code, 3, padding=1))
+
+
+def generator(code: int, widths: Sequence[int], channels: int) -> nn.Sequential:
+    """(N, code, h, w) -> (N, channels, 8h, 8w) in [-1, 1].
+
+    The last step to full resolution repeats pixels and convolves: a transposed convolution there leaves checkerboards
+    in what is generated from codes that no image has.
+    """
+    w1, w2, w3 = widths
+    return nn.Sequential(
+        block(nn.Conv2d(code, w3, 3, padding=1, bias=False), w3),
+        block(nn.ConvTranspose2d(w3, w2, 4, stride=2, padding=1, bias=False), w2),
+        block(nn.ConvTranspose2d(w2, w1, 4, stride=2, padding=1, bias=False), w1),
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        block(nn.Conv2d(w1, w1 // 2, 3, padding=1, bias=False), w1 // 2),
+        nn.Conv2d(w1 // 2, channels, 3, padding=1),
+        nn.Tanh(),
+    )
+
+
+def patch_encoder(channels: int, width: int, code: int) -> nn.Sequential:
+    """Unpadded, stride 8: a 32 x 32 patch becomes exactly one code, (N, channels, 8h + 24, 8w + 24) -> (N, code, h,
+    w).
+    """
+    return nn.Sequential(
+        block(nn.Conv2d(channels, width, 4, stride=2, bias=False), width),  # 32 -> 15
+        block(nn.Conv2d(width, 2 * width, 3, stride=2, bias=False), 2 * width),  # 15 -> 7
+        block(nn.Conv2d(2 * width, 4 * width, 3, stride=2, bias=False), 4 * width),  # 7 -> 3
+        nn.Conv2d(4 * width, code, 3),  # 3 -> 1
+    )
+
+
+def patch_generator(code: int, width: int, channels: int) -> nn.Sequential:
+    """One code becomes a 32 x 32 patch, a field of codes an image: (N, code, h, w) -> (N, channels, 8h + 24, 8w +
+    24).
+    """
+    return nn.Sequential(
+        block(nn.ConvTranspose2d(code, 4 * width, 3, bias=False), 4 * width),  # 1 -> 3
+        block(nn.ConvTranspose2d(4 * width, 2 * width, 3, stride=2, bias=False), 2 * width),  # 3 -> 7
+        block(nn.ConvTranspose2d(2 * width, width, 3, stride=2, bias=False), width),  # 7 -> 15
+        nn.ConvTranspose2d(width, channels, 4, stride=2),  # 15 -> 32
+        nn.Tanh(),
+    )
+
+
+class PatchCritic(nn.Module):
+    """D(s, z) of the source: one answer for every 32 x 32 patch and its code, unpadded, (N, 1, h, w)."""
+
+    stride, border = 8, 12  # of the answers; pixels at the image's edge that no answer is centred on
+    reach = 32  # no pixel of the detector's raw maps depends on anything farther away
+
+    def __init__(self, channels: int, width: int, code: int) -> None:
+        super().__init__()
+        self.image = patch_encoder(channels, width, 4 * width)
+        self.joint = nn.Sequential(
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(4 * width + code, 4 * width, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(4 * width, 1, 1),
+        )
+
+    def forward(self, s: Tensor, z: Tensor) -> Tensor:
+        return self.joint(torch.cat((self.image(s), z), 1))
+
+
+class DenseCritic(nn.Module):
+    """D(s, z) that answers at every fourth pixel: (N, C, 8h, 8w) and (N, code, h, w) -> (N, 1, 2h, 2w).
+
+    A contracting path to stride 8, where the code joins the image's features, and one step back to stride 4.
+    """
+
+    stride, border = 4, 0
+    reach = 72
+
+    def __init__(self, channels: int, width: int, code: int) -> None:
+        super().__init__()
+        w1, w2, w3 = width // 2, width, 3 * width // 2
+        self.fine = nn.Sequential(
+            block(nn.Conv2d(channels, w1, 4, stride=2, padding=1, bias=False), w1),
+            block(nn.Conv2d(w1, w2, 4, stride=2, padding=1, bias=False), w2),
+            block(nn.Conv2d(w2, w2, 3, padding=1, bias=False), w2),
+        )
+        self.down = block(nn.Conv2d(w2, w3, 4, stride=2, padding=1, bias=False), w3)
+        self.code = nn.Conv2d(code, w3, 1)
+        self.coarse = nn.Sequential(Residual(w3, 1), Residual(w3, 2))
+        self.up = block(nn.ConvTranspose2d(w3, w2, 4, stride=2, padding=1, bias=False), w2)
+        self.head = nn.Sequential(block(nn.Conv2d(w2, w2, 3, padding=1, bias=False), w2), nn.Conv2d(w2, 1, 1))
+
+    def forward(self, s: Tensor, z: Tensor) -> Tensor:
+        fine = self.fine(s)
+        coarse = self.coarse(self.down(fine) + self.code(z))
+        return self.head(fine + self.up(coarse))
+
+
+def to_pixels(answers: Tensor, stride: int, border: int) -> Tensor:
+    """Brings answers at every `stride` pixels to the pixel grid, bilinearly; a border of unanswered pixels repeats
+    the edge.
+    """
+    field = interpolate(answers, scale_factor=float(stride), mode="bilinear", align_corners=False)
+    return pad(field, (border,) * 4, mode="replicate") if border else field

@@ -1,0 +1,211 @@
+"""Laws of every model in the zoo. A new model adds at most a row of small settings here, never a test."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from anomalib_gan.export import TorchBackend
+from anomalib_gan.models import MODELS, build
+from anomalib_gan.runtime.inspector import Inspector
+from anomalib_gan.training import Trainer
+
+SMALL = {
+    "fcbigan": {"width": 8, "code": 4, "patch": 64, "batch": 3, "critic_steps": 2, "smoothing": 2.0, "likelihood": 0.1},
+    "fcbigan_source": {"width": 8, "code": 8, "batch": 4, "likelihood": 0.1},
+}
+
+
+def small(name):
+    torch.manual_seed(1)
+    return build(name, **SMALL.get(name, {}))
+
+
+def stripes(height, width, channels=1, phase=0.0):
+    """A normal material: slanted stripes in [-1, 1] with a little noise, (1, C, H, W)."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    grey = 0.7 * torch.sin((rows + 0.6 * columns) / 2.5 + phase) + 0.05 * torch.randn(height, width)
+    return grey.clamp(-1, 1).expand(1, channels, height, width).contiguous()
+
+
+def batches_of(model):
+    def batch(n):
+        generator = torch.Generator().manual_seed(n)
+        phases = torch.rand(model.batch, generator=generator) * 6
+        state = torch.random.get_rng_state()
+        torch.manual_seed(n)
+        patches = torch.cat([stripes(model.patch, model.patch, model.channels, float(p)) for p in phases])
+        torch.random.set_rng_state(state)
+        return patches
+
+    return batch
+
+
+def trained(name, steps=3):
+    model = small(name)
+    trainer = Trainer(model, batches_of(model), steps, seed=0)
+    for _ in trainer:
+        pass
+    return model, trainer
+
+
+@pytest.fixture(params=MODELS)
+def name(request):
+    return request.param
+
+
+@torch.enable_grad()
+def settled(name, steps=3):
+    model, trainer = trained(name, steps)
+    torch.manual_seed(0)
+    return trainer.finish([stripes(128, 160, model.channels)])
+
+
+def test_every_parameter_has_exactly_one_owner(name):
+    model = small(name)
+    owned = [id(parameter) for player in model.players().values() for parameter in player.parameters()]
+    assert sorted(owned) == sorted(id(parameter) for parameter in model.parameters())
+
+
+def test_a_move_changes_exactly_its_player_and_every_parameter_has_a_gradient_within_a_round(name):
+    model = small(name)
+    players, batches = model.players(), batches_of(model)
+    owner = {id(p): who for who, player in players.items() for p in player.parameters()}
+    trainer = Trainer(model, batches, 1, seed=0)
+    original = trainer._move
+
+    def watched(who, terms):
+        before = {key: value.clone() for key, value in model.named_parameters()}
+        original(who, terms)
+        for key, value in model.named_parameters():
+            if not torch.equal(before[key], value):
+                assert owner[id(value)] == who, f"{who}'s move changed {key}"
+
+    trainer._move = watched
+    for _ in trainer:
+        pass
+    for who, player in players.items():
+        for parameter in player.parameters():
+            gradient = trainer.optimisers[who].state[parameter]["exp_avg"]  # the average of this round's gradients
+            assert torch.isfinite(gradient).all() and gradient.any()
+
+
+def test_resumed_equals_uninterrupted(name):
+    _, whole = trained(name, 4)
+    model = small(name)
+    first = Trainer(model, batches_of(model), 4, seed=0)
+    for progress in first:
+        if progress.step == 2:
+            break
+    again = small(name)
+    second = Trainer(again, batches_of(again), 4, seed=0)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    again.load_state_dict(model.state_dict())
+    for _ in second:
+        pass
+    for key, value in whole.ema.state_dict().items():
+        assert torch.equal(value, second.ema.state_dict()[key]), key
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+
+
+def test_spec_round_trips(name):
+    model = settled(name)
+    again = build(name, **SMALL.get(name, {}))
+    again.load_state_dict(model.state_dict())
+    x = stripes(96, 128, model.channels)
+    assert torch.equal(model.anomaly_map(x), again.eval().anomaly_map(x))
+
+
+@torch.no_grad()
+def test_the_map_is_finite_right_shaped_and_local(name):
+    model = settled(name)
+    for tiles in ((8, 10), (13, 9)):
+        x = stripes(*(t * model.stride for t in tiles), model.channels)
+        assert model.anomaly_map(x).shape == (1, 1, *x.shape[-2:])
+        assert torch.isfinite(model.anomaly_map(x)).all()
+    x = stripes(3 * model.stride, 4 * model.stride + 2 * model.halo, model.channels)
+    y = x.clone()
+    y[..., -1] = -y[..., -1]
+    unchanged = x.shape[-1] - 1 - model.halo
+    before, after = model.anomaly_map(x)[..., :unchanged], model.anomaly_map(y)[..., :unchanged]
+    assert torch.allclose(before, after, atol=1e-5 * float(before.std().clamp_min(1e-3)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(150, 333), (97, 640)])
+def test_tiled_equals_whole(name, size):
+    model = settled(name)
+    backend = TorchBackend(model, hash="0" * 64, scale=(0.0, 1.0), device="cpu")
+    image = ((stripes(*size)[0, 0].numpy() + 1) * 127.5).astype(np.uint8)
+    whole = Inspector(backend, tile=2048)(image).map
+    tile = 4 * model.stride
+    tiled = Inspector(backend, tile=tile)(image).map
+    unit = float(np.quantile(whole, 0.999) - np.quantile(whole, 0.01))
+    assert np.abs(tiled - whole).max() <= 1e-5 * unit
+
+
+@torch.no_grad()
+def test_scoring_moves_no_statistic_and_ignores_the_rest_of_the_batch(name):
+    model = settled(name)
+    backend = TorchBackend(model, hash="0" * 64, scale=(0.0, 1.0), device="cpu")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    a = np.random.default_rng(0).uniform(0, 255, (1, model.channels, 96, 96)).astype(np.float32)
+    alone = backend(a, 255.0)
+    beside = backend(np.concatenate((a, np.zeros_like(a))), 255.0)[:1]
+    assert not backend.graph.training
+    assert np.allclose(alone, beside, atol=1e-5 * max(1.0, float(np.abs(alone).max())))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.slow
+def test_a_planted_defect_scores_above_the_normal_area(name):
+    model = settled(name, steps=120)
+    torch.manual_seed(5)
+    x = stripes(160, 192, model.channels, phase=1.0)
+    x[..., 64:96, 80:112] = 0.9 * torch.randn(32, 32).clamp(-1, 1)
+    found = model.anomaly_map(x).detach()[0, 0]
+    outside = torch.cat((found[:32].flatten(), found[128:].flatten()))
+    assert found[72:88, 88:104].mean() > outside.mean() + outside.std()
+
+
+def test_encoder_and_generator_receive_the_critics_gradient():
+    for name in ("fcbigan", "fcbigan_source"):
+        model = small(name).train()
+        batch = batches_of(model)
+        for who, terms in model.play((batch(n) for n in range(99)), 0.0):
+            if who == "autoencoder":
+                for term, net in (("adv_E", model.E), ("adv_G", model.G)):
+                    gradients = torch.autograd.grad(terms[term], list(net.parameters()), retain_graph=True)
+                    assert all(torch.isfinite(g).all() for g in gradients)
+                    assert sum(float(g.abs().sum()) for g in gradients) > 0
+        s, z = batch(0)[:1], torch.randn(1, model.code, 64 // 8, 64 // 8)
+        if name == "fcbigan":
+            s = model.eval().shrunk(batch(0)[:1])
+            z = torch.randn(1, model.code, s.shape[-2] // 8, s.shape[-1] // 8)
+            assert not torch.allclose(model.D(s, z), model.D(s, z + 1))  # D sees the code, not only the image
+
+
+@torch.no_grad()
+def test_the_source_gives_one_code_and_one_answer_per_patch():
+    model = build("fcbigan_source").eval()
+    s = torch.rand(2, 1, 32, 32) * 2 - 1
+    code = model.E(s)
+    assert code.shape == (2, 128, 1, 1)
+    assert model.G(code).shape == s.shape
+    assert model.D(s, code).shape == (2, 1, 1, 1)
+    expected = 0.5 * (model.D(s, code) - 1).square() + 0.5 * (model.G(code) - s).abs()
+    assert torch.allclose(model.anomaly_map(s), expected, atol=1e-4)
+
+
+def test_reconstruction_penalty_of_the_encoder_alone_leaves_the_generator_unmoved():
+    model = build("fcbigan", **SMALL["fcbigan"], penalised="encoder", adversarial=0.0)
+    batch = batches_of(model)
+    for who, terms in model.play((batch(n) for n in range(9)), 0.0):
+        if who == "autoencoder":
+            grads = torch.autograd.grad(terms["rec"], list(model.G.parameters()), allow_unused=True)
+            assert all(g is None for g in grads)
+            assert torch.autograd.grad(terms["rec"], model.E[0][0].weight, retain_graph=False)
