@@ -1,0 +1,320 @@
+"""Normal images: found, read once, split into training and held-back pixels, and cropped into batches on the device."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as TF  # type: ignore[import-untyped]
+
+from anomalib_gan.runtime.image import ImageError, find_images, open_image
+from anomalib_gan.training import derive_seed
+
+BUDGET = 4 * 2**30  # bytes of pixels kept in memory
+WHOLE_IMAGES = 8  # from so many normal images on, whole images are held back
+HELD_SHARE = 0.2
+HELD_COLUMNS = 128  # px, least width of a held-back strip
+ODD = 5.0  # robust z-score from which an image is called odd
+
+Box = tuple[int, int, int, int]  # top, left, bottom, right, half-open, px of the image without its info bar
+
+
+@dataclass(frozen=True)
+class Normal:
+    """One normal image without its info bar: `grey` is (C, H, W), uint8 (white = 255) or float32 with white = 1."""
+
+    path: Path
+    sha256: str
+    grey: Tensor
+    white: float
+    pixel_size: float | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> str:
+        """Height and width for messages."""
+        return f"{self.grey.shape[1]}x{self.grey.shape[2]}"
+
+
+@dataclass(frozen=True)
+class Held:
+    """Pixels that training never sees: the box of an image, or with None the whole image."""
+
+    path: str
+    sha256: str
+    box: Box | None
+
+
+def normal_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The normal images of a folder: train/good of an MVTec data set, else every image in it and its sub-folders."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise ImageError(f"{root} is not a folder: give the folder with the normal images")
+    good = root / "train" / "good"
+    files = find_images(good if good.is_dir() else root)
+    if not files:
+        raise ImageError(f"{good if good.is_dir() else root} holds no image: give the folder with the normal images")
+    return files
+
+
+def read_normals(
+    files: Sequence[Path], *, info_bar: Literal["auto"] | int = "auto", budget: int = BUDGET
+) -> tuple[list[Normal], list[str]]:
+    """Reads the images once, and what to tell the user about them.
+
+    They stay in memory up to `budget` bytes; of a larger collection an evenly spread part is used, and that is said.
+    A grey image may be stored as three equal channels; grey and colour together are an ImageError that names the file.
+    """
+    used, warnings = 0, []
+    kept: dict[int, Normal] = {}
+    for index in sorted(range(len(files)), key=_radical_inverse):  # each prefix of this order is evenly spread
+        image = _read(files[index], info_bar, budget)
+        used += image.grey.nbytes
+        if kept and used > budget:
+            warnings.append(
+                f"{len(files)} images are more than the memory set aside ({budget / 2**30:.3g} GiB): "
+                f"training uses {len(kept)} of them, evenly spread"
+            )
+            break
+        kept[index] = image
+    images = [kept[index] for index in sorted(kept)]
+    colours = [image for image in images if image.grey.shape[0] == 3]
+    if colours and len(colours) < len(images):
+        few, kind = (colours, "colour") if 2 * len(colours) <= len(images) else (_greys(images), "grey")
+        raise ImageError(
+            f"{few[0].path} is a {kind} image and {len(images) - len(few)} others are not: "
+            f"convert or remove it ({len(few)} such in all)"
+        )
+    for note, count in Counter(note for image in images for note in image.notes).items():
+        first = next(image.path for image in images if note in image.notes)
+        warnings.append(f"{first}: {note}" + (f" (and {count - 1} more)" if count > 1 else ""))
+    sizes = [image.pixel_size for image in images if image.pixel_size]
+    if sizes:
+        middle = pixel_size(images) or 0.0
+        strange = [image for image in images if image.pixel_size and abs(image.pixel_size / middle - 1) > 0.1]
+        if strange:
+            warnings.append(
+                f"pixel sizes differ: {strange[0].path} has {strange[0].pixel_size:.4g} um, the middle one is "
+                f"{middle:.4g} um ({len(strange)} of {len(images)} differ by over 10 %): train on one magnification"
+            )
+        if len(sizes) < len(images):
+            warnings.append(f"{len(images) - len(sizes)} of {len(images)} images do not tell their pixel size")
+    return images, warnings
+
+
+def _read(path: Path, info_bar: Literal["auto"] | int, budget: int) -> Normal:
+    with open_image(path, info_bar=info_bar) as picture:
+        bytes_per_row = picture.width * picture.channels * (1 if picture.dtype == np.uint8 else 4)
+        rows = min(picture.content, budget // bytes_per_row)
+        notes = list(picture.notes)
+        if rows < picture.content:
+            notes.append(f"only the upper {rows} of {picture.content} rows fit into memory and are used")
+        pixels = picture.rows(0, rows)
+        if picture.channels == 3 and (pixels[..., :1] == pixels).all():
+            pixels = pixels[..., :1]
+        if not (pixels.dtype == np.uint8 and picture.white == 255):
+            pixels = pixels.astype(np.float32) / np.float32(picture.white)
+        grey = torch.from_numpy(
+            np.array(pixels.transpose(2, 0, 1), order="C")
+        )  # a copy: the picture's own is read-only
+        return Normal(path, picture.sha256 or "", grey, picture.white, picture.pixel_size, tuple(notes))
+
+
+def _greys(images: Iterable[Normal]) -> list[Normal]:
+    return [image for image in images if image.grey.shape[0] == 1]
+
+
+def _radical_inverse(index: int) -> float:
+    """The van der Corput sequence: 0, 1/2, 1/4, 3/4, 1/8, ..."""
+    digits = f"{index:b}"[::-1]
+    return int(digits, 2) / 2 ** len(digits)
+
+
+def fingerprint(images: Sequence[Normal]) -> str:
+    """One SHA-256 over the content of all files, whatever their names and order."""
+    return hashlib.sha256("".join(sorted(image.sha256 for image in images)).encode()).hexdigest()
+
+
+def pixel_size(images: Sequence[Normal]) -> float | None:
+    """The middle pixel size in um, None where no image tells it."""
+    sizes = sorted(image.pixel_size for image in images if image.pixel_size)
+    return sizes[len(sizes) // 2] if sizes else None
+
+
+def hold_out(images: Sequence[Normal], patch: int, seed: int) -> list[Held]:
+    """What training must not see, so that thresholds come from pixels that are new to the model.
+
+    Of WHOLE_IMAGES or more, a fifth of the images; of fewer, the right-most fifth of each image's columns, at least
+    HELD_COLUMNS and one patch wide as far as one patch is left for training. An image that is too narrow gives none.
+    """
+    if len(images) >= WHOLE_IMAGES:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "hold out"))
+        chosen = torch.randperm(len(images), generator=generator)[: max(1, round(HELD_SHARE * len(images)))]
+        return [Held(str(images[i].path.absolute()), images[i].sha256, None) for i in sorted(chosen.tolist())]
+    held = []
+    for image in images:
+        _, height, width = image.grey.shape
+        columns = min(max(round(HELD_SHARE * width), HELD_COLUMNS, patch), width - patch)
+        if columns > patch // 2:  # else it could not be looked at: see `fill`
+            box = (0, width - columns, height, width)
+            held.append(Held(str(image.path.absolute()), image.sha256, box))
+    return held
+
+
+def write_split(seed: int, held: Sequence[Held]) -> dict[str, Any]:
+    """The JSON value of split.json."""
+    return {"seed": seed, "held": [asdict(one) for one in held]}
+
+
+def regions(images: Sequence[Normal], held: Sequence[Held]) -> tuple[list[Tensor], list[Tensor]]:
+    """The pixels to train on and the pixels held back, each (C, H, W) as in `Normal.grey`."""
+    boxes = {one.path: one.box for one in held}
+    training, kept = [], []
+    for image in images:
+        path = str(image.path.absolute())
+        box = boxes.get(path)
+        if path not in boxes:
+            training.append(image.grey)
+        elif box is None:
+            kept.append(image.grey)
+        else:
+            training.append(image.grey[:, :, : box[1]])
+            kept.append(image.grey[:, box[0] : box[2], box[1] : box[3]])
+    return training, kept
+
+
+def signed(grey: Tensor) -> Tensor:
+    """Grey levels as in `Normal.grey` -> float32 in [-1, 1]: 2 grey / white - 1."""
+    return grey.float() * (2 / 255) - 1 if grey.dtype == torch.uint8 else grey.float() * 2 - 1
+
+
+class Crops:
+    """Batches of random patches: `crops(n)` is (batch, C, patch, patch) in [-1, 1] on `device`.
+
+    It is a pure function of (seed, n). Every position of every image is equally likely, so large images count for more.
+    An image smaller than a patch is mirrored out to one; smaller than half a patch is a ValueError. Each patch is
+    flipped and its brightness and contrast changed at random by up to `jitter` (0: not at all). With share = (rank,
+    world) it is this process's part of the world's batch, which is `world` times as large.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Tensor],
+        patch: int,
+        batch: int,
+        *,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        flips: bool = True,
+        jitter: float = 0.1,
+        channels: int | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        if not images:
+            raise ValueError("there is no image to train on")
+        self.patch, self.size, self.seed, self.device = patch, batch, seed, torch.device(device)
+        self.flips, self.jitter, self.share = flips, jitter, share
+        self.channels = channels or images[0].shape[0]
+        self.images = [fill(image, patch).to(self.device) for image in images]
+        rooms = [(image.shape[1] - patch + 1) * (image.shape[2] - patch + 1) for image in self.images]
+        self.ends = torch.tensor(list(accumulate(rooms)))
+
+    def __call__(self, n: int) -> Tensor:
+        rank, world = self.share
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "batch", n))
+        places = torch.randint(int(self.ends[-1]), (self.size * world,), generator=generator)
+        chance = torch.rand((4, self.size * world), generator=generator)
+        mine = slice(rank * self.size, (rank + 1) * self.size)
+        x = torch.stack([self._crop(place) for place in places[mine]])
+        x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        return self._augment(x, chance[:, mine]).expand(-1, self.channels, -1, -1)
+
+    def _crop(self, place: Tensor) -> Tensor:
+        index = int(torch.searchsorted(self.ends, place, right=True))
+        image = self.images[index]
+        offset = int(place) - (int(self.ends[index - 1]) if index else 0)
+        top, left = divmod(offset, image.shape[2] - self.patch + 1)
+        return image[:, top : top + self.patch, left : left + self.patch]
+
+    def _augment(self, x: Tensor, chance: Tensor) -> Tensor:
+        """torchvision's flips and its brightness and contrast of ColorJitter, with one draw per patch, all at once."""
+        across, down, brightness, contrast = chance.to(self.device)[..., None, None, None]
+        if self.flips:
+            x = torch.where(across < 0.5, TF.horizontal_flip(x), x)
+            x = torch.where(down < 0.5, TF.vertical_flip(x), x)
+        if self.jitter:
+            x = (x * (1 + self.jitter * (2 * brightness - 1))).clamp(0, 1)
+            middle = x.mean((1, 2, 3), keepdim=True)
+            x = (middle + (x - middle) * (1 + self.jitter * (2 * contrast - 1))).clamp(0, 1)
+        return 2 * x - 1
+
+
+def fill(image: Tensor, patch: int) -> Tensor:
+    """(C, H, W) mirrored out to the right and downwards until a patch fits; far too small is a ValueError."""
+    _, height, width = image.shape
+    if min(height, width) < patch / 2 + 1:
+        raise ValueError(
+            f"an image region of {height}x{width} px is smaller than half a training patch ({patch} px): "
+            "leave such images out, or choose a smaller patch"
+        )
+    missing = (0, max(0, patch - width), 0, max(0, patch - height))
+    return F.pad(image[None].float(), missing, "reflect")[0].to(image.dtype) if any(missing) else image
+
+
+def oddest(images: Sequence[Normal], most: int = 5) -> list[dict[str, Any]]:
+    """The images that look least like the rest: {path, z, odd, reasons}, the oddest first.
+
+    Compared are grey quantiles, the contrast of the flattest, middle and busiest 16x16 blocks, and the slope of the
+    power spectrum, each as a robust z-score: the distance to the median over 1.4826 median absolute deviations, plus a
+    floor for differences of no account. `odd` where a score exceeds ODD. Empty for fewer than four images.
+    """
+    if len(images) < 4:
+        return []
+    table = np.array([list(_statistics(image.grey).values()) for image in images])
+    names = list(_statistics(images[0].grey))
+    middle = np.median(table, axis=0)
+    spread = 1.4826 * np.median(np.abs(table - middle), axis=0)
+    floor = np.array([0.02 if "grey" in name else 0.1 if "slope" in name else 0.01 for name in names])
+    z = (table - middle) / (spread + floor)
+    found = []
+    for i in np.argsort(-np.abs(z).max(axis=1))[:most]:
+        order = np.argsort(-np.abs(z[i]))
+        reasons = [
+            f"{names[j]} {table[i, j]:.2f}, the middle image has {middle[j]:.2f}" for j in order if abs(z[i, j]) > ODD
+        ]
+        worst = float(np.abs(z[i]).max())
+        found.append({"path": str(images[i].path), "z": round(worst, 2), "odd": worst > ODD, "reasons": reasons[:3]})
+    return found
+
+
+def _statistics(grey: Tensor, block: int = 16, most: int = 2048) -> dict[str, float]:
+    grey = (signed(grey[:, :most, :most]).mean(0) + 1) / 2  # (H, W) in [0, 1]
+    low, middle, high = (float(q) for q in np.quantile(grey.numpy(), (0.05, 0.5, 0.95)))
+    height, width = (max(1, side // block) * min(block, side) for side in grey.shape)
+    step = (min(block, grey.shape[0]), min(block, grey.shape[1]))
+    blocks = grey[:height, :width].unfold(0, step[0], step[0]).unfold(1, step[1], step[1])
+    flat, usual, busy = np.quantile(blocks.std((2, 3), correction=0).numpy(), (0.01, 0.5, 0.99))
+    side = min(grey.shape)
+    power = torch.fft.rfft2(grey[:side, :side] - grey[:side, :side].mean()).abs().square().numpy() + 1e-12
+    radius = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
+    ring = (radius > 0.03) & (radius < 0.4)
+    slope = np.polyfit(np.log(radius[ring]), np.log(power[ring]), 1)[0] if ring.sum() > 2 else 0.0
+    return {
+        "dark grey (5 %)": low,
+        "middle grey": middle,
+        "bright grey (95 %)": high,
+        "contrast of its flattest parts": float(flat),
+        "local contrast": float(usual),
+        "contrast of its busiest parts": float(busy),
+        "spectrum slope": float(slope),
+    }
