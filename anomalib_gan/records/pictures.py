@@ -1,0 +1,204 @@
+"""The pictures beside the results: maps, masks and overlays, all written band by band and atomically.
+
+`Rows` stands for an image of which only some rows lie in memory: called with (top, bottom) it gives these rows. Maps
+are float32 (rows, width), larger where less normal, NaN where there is no value (the info bar).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import cv2
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from anomalib_gan.runtime.files import atomic_write, write_bytes
+
+Rows = Callable[[int, int], NDArray[Any]]
+
+TILE = 256
+SPAN = 16.0
+"""A map file reaches from the low end of the normal scale over so many times the scale's length."""
+HEAT_SPAN = 2.0
+"""Overlays reach full heat at so many times the length of the normal scale."""
+PREVIEW = 2048
+"""Longest side of an overlay (pixels)."""
+OUTLINE = (255, 224, 64)
+"""Cyan (blue, green, red), which neither the grey image nor the heat colours have."""
+
+
+class Spool:
+    """A map that goes to a temporary file strip by strip and is read back by rows; closing it removes the file.
+
+    For maps that are too large for the memory. Call it with (top, rows) to append, `rows(top, bottom)` to read.
+    """
+
+    def __init__(self, folder: Path, width: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = NamedTemporaryFile(prefix=".tmp-", suffix=".part", dir=folder)  # noqa: SIM115 (closed by close)
+        self.width, self.height = width, 0
+
+    def __call__(self, top: int, rows: NDArray[np.float32]) -> None:
+        if top != self.height or rows.shape[1] != self.width:
+            raise ValueError(f"strip {rows.shape} at row {top} does not continue {self.height} rows of {self.width}")
+        self.file.write(np.ascontiguousarray(rows, np.float32).data)
+        self.height += len(rows)
+
+    def rows(self, top: int, bottom: int) -> NDArray[np.float32]:
+        self.file.seek(4 * top * self.width)
+        return np.frombuffer(self.file.read(4 * (bottom - top) * self.width), np.float32).reshape(-1, self.width)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def write_map(path: Path, rows: Rows, height: int, width: int, scale: tuple[float, float]) -> None:
+    """Writes a map as a tiled 16-bit TIFF (deflate) on a fixed scale, which stands in its ImageDescription.
+
+    Pixel 0 is "no value"; 1..65535 are linear from the low end of the normal `scale` over SPAN times its length, values
+    beyond either end become that end.
+    """
+    low, high = _reach(scale)
+
+    def quantised(top: int, bottom: int) -> NDArray[np.uint16]:
+        values = rows(top, bottom)
+        levels = np.rint(np.clip((values - low) / (high - low), 0, 1) * 65534) + 1
+        return np.where(np.isnan(values), 0, levels).astype(np.uint16)
+
+    description = {
+        "content": "anomaly map",
+        "low": low,
+        "high": high,
+        "normal_scale": list(scale),
+        "value": "low + (pixel - 1) / 65534 * (high - low); pixel 0 means no value",
+    }
+    _write_tiff(path, quantised, height, width, np.uint16, json.dumps(description))
+
+
+def read_map(path: Path) -> NDArray[np.float32]:
+    """The map in a file of `write_map`, NaN where it has no value; exact to half a step of (high - low) / 65534."""
+    with tifffile.TiffFile(path) as file:
+        scale, levels = json.loads(file.pages.first.description), file.asarray()
+    values = scale["low"] + (levels.astype(np.float64) - 1) / 65534 * (scale["high"] - scale["low"])
+    return np.where(levels == 0, np.nan, values).astype(np.float32)
+
+
+def write_mask(path: Path, rows: Rows, height: int, width: int, threshold: float) -> None:
+    """Writes 255 where the map is above `threshold`, else 0: a PNG, or band by band where `path` ends in .tif."""
+
+    def mask(top: int, bottom: int) -> NDArray[np.uint8]:
+        return (rows(top, bottom) > np.float64(threshold)).astype(np.uint8) * np.uint8(255)
+
+    if path.suffix == ".tif":
+        _write_tiff(path, mask, height, width, np.uint8, None)
+    else:
+        write_bytes(path, _encode(".png", mask(0, height), []))
+
+
+def write_overlay(
+    path: Path, image: Rows, rows: Rows, height: int, width: int, scale: tuple[float, float], threshold: float
+) -> None:
+    """Writes the image in grey under the heat of its map, with the regions above `threshold` outlined, as a JPEG.
+
+    Images beyond PREVIEW pixels are reduced by a whole number: the image by the mean, the map by the maximum, so that
+    a small defect stays visible. The grey levels are stretched for the eye; the heat is on the fixed scale, always.
+    """
+    step = max(1, -(-max(height, width) // PREVIEW))
+    band = step * max(1, 256 // step)
+    greys, heats = [], []
+    for top in range(0, height, band):
+        bottom = min(top + band, height)
+        greys.append(_blocks(_grey(image(top, bottom)), step, np.nan, np.nanmean))
+        heats.append(_blocks(rows(top, bottom), step, np.nan, np.fmax.reduce))
+    grey, heat = np.concatenate(greys), np.concatenate(heats)
+
+    dark, bright = np.percentile(grey[~np.isnan(heat)] if not np.isnan(heat).all() else grey, (0.5, 99.5))
+    tone = np.clip((grey - dark) / max(bright - dark, 1e-9), 0, 1) * np.where(np.isnan(heat), 0.45, 0.92)
+    low, high = scale
+    warmth = np.nan_to_num(np.clip((heat - low) / (HEAT_SPAN * (high - low)), 0, 1)).astype(np.float32)
+    colours = cv2.applyColorMap(np.rint(warmth * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    opacity = (0.65 * warmth * warmth * (3 - 2 * warmth))[..., None]
+    picture = np.ascontiguousarray((1 - opacity) * tone[..., None] * 255 + opacity * colours, np.float32)
+    picture = np.rint(picture).astype(np.uint8)
+
+    around = cv2.dilate((heat > np.float64(threshold)).astype(np.uint8), np.ones((5, 5), np.uint8))
+    outlines, _ = cv2.findContours(around, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, outlines, -1, OUTLINE, thickness=1 if max(picture.shape) < 800 else 2)
+    write_bytes(path, _encode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90]))
+
+
+def thumbnail(path: Path, side: int) -> bytes:
+    """A JPEG of at most `side` pixels of the overlay in `path`."""
+    picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise ValueError(f"{path} is not a readable JPEG: delete it and score again")
+    factor = side / max(picture.shape)
+    if factor < 1:
+        picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    return _encode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 82])
+
+
+def _reach(scale: tuple[float, float]) -> tuple[float, float]:
+    low, high = scale
+    if not low < high:
+        raise ValueError(f"map scale {scale} is empty: its low end must lie below its high end")
+    return low, low + SPAN * (high - low)
+
+
+def _grey(rows: NDArray[Any]) -> NDArray[np.float32]:
+    rows = rows.astype(np.float32)
+    return rows if rows.ndim == 2 else rows.mean(axis=2)
+
+
+def _blocks(rows: NDArray[np.float32], step: int, fill: float, reduce: Callable[..., Any]) -> NDArray[np.float32]:
+    """One value per block of step x step pixels; blocks at the border are smaller."""
+    if step == 1:
+        return rows
+    height, width = rows.shape
+    padded = np.pad(rows, ((0, -height % step), (0, -width % step)), constant_values=fill)
+    blocks = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
+    result: NDArray[np.float32] = reduce(blocks.swapaxes(1, 2).reshape(*blocks.shape[::2], -1), axis=-1)
+    return result
+
+
+def _write_tiff(path: Path, rows: Rows, height: int, width: int, dtype: type, description: str | None) -> None:
+    def tiles() -> Iterator[NDArray[Any]]:
+        for top in range(0, height, TILE):
+            band = rows(top, min(top + TILE, height))
+            for left in range(0, width, TILE):
+                part = band[:, left : left + TILE]
+                # tifffile pads incomplete tiles itself, but mistakes one of a single column for something else.
+                tile: NDArray[Any] = np.zeros((TILE, TILE), dtype)
+                tile[: part.shape[0], : part.shape[1]] = part
+                yield tile
+
+    large = height * width * np.dtype(dtype).itemsize > 2**31
+    with (
+        atomic_write(path) as file,
+        tifffile.TiffWriter(tifffile.FileHandle(file, name=path.name), bigtiff=large) as writer,
+    ):
+        writer.write(
+            tiles(),
+            shape=(height, width),
+            dtype=dtype,
+            tile=(TILE, TILE),
+            photometric="minisblack",
+            compression="zlib",
+            predictor=dtype is np.uint16,
+            description=description,
+            metadata=None,
+            software="anomalib_gan",
+            maxworkers=1,
+        )
+
+
+def _encode(suffix: str, picture: NDArray[Any], options: list[int]) -> bytes:
+    encoded, data = cv2.imencode(suffix, picture, options)
+    if not encoded:
+        raise ValueError(f"OpenCV cannot encode {picture.shape} as {suffix}")
+    return data.tobytes()
