@@ -1,0 +1,89 @@
+"""The command `anomalib-gan`: every pipeline is one of its commands, imported when it is called and not before."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import typer
+from rich.console import Console
+
+from anomalib_gan import __version__
+
+HELP = """Learn what a material's normal images look like; show where a new image is not normal.
+
+The usual way, from a folder of normal images to a report:
+
+1. `anomalib-gan train NORMAL_DIR --out runs/x`
+
+2. `anomalib-gan calibrate runs/x --good GOOD_DIR`
+
+3. `anomalib-gan score runs/x NEW_DIR --out results/`
+
+With labelled defects, `anomalib-gan evaluate runs/x DATASET_DIR` measures how good the maps are."""
+
+COMMANDS = {
+    "train": "Train a detector on a folder of normal images.",
+    "calibrate": "Set the thresholds of a run from normal images, at a wanted rate of false alarms.",
+    "score": "Score a folder of images: maps, verdicts, defects, a report.",
+    "evaluate": "Measure a run on a labelled dataset in MVTec layout.",
+    "benchmark": "Train, calibrate and evaluate several rows on equal budget, into one table.",
+}
+EXTRAS = {"torch": "train", "torchvision": "train", "sklearn": "train", "matplotlib": "train", "onnxscript": "train"}
+
+
+def version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+def root(
+    show: bool = typer.Option(False, "--version", callback=version, is_eager=True, help="Print the version and end."),
+) -> None:
+    """Options that stand before the command."""
+
+
+def unloaded() -> None:
+    """Stands in the list of commands for one that was not called."""
+
+
+def build(arguments: Sequence[str]) -> typer.Typer:
+    """The application with the one command that `arguments` call; the others only with their line of help."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+        help=HELP,
+    )
+    app.callback()(root)
+    called = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, line in COMMANDS.items():
+        app.command(name, help=None if name == called else line)(
+            import_module(f"pipelines.{name}").command if name == called else unloaded
+        )
+    return app
+
+
+def main() -> None:
+    """Runs the command line; known errors become one plain line on stderr and exit code 2."""
+    try:
+        build(sys.argv[1:])(prog_name="anomalib-gan")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        tell(f"this command needs {package}, which is not installed: pip install 'anomalib_gan[{EXTRAS[package]}]'")
+    except (ValueError, OSError, FloatingPointError) as error:
+        tell(str(error))
+
+
+def tell(problem: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {problem}", markup=False)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
