@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.floating]
-BINS = 32
+BINS = 16  # rings; a 32 x 32 image still has frequencies in each
 
 
 def radial_spectrum(image: Image) -> NDArray[np.float64]:
