@@ -155,7 +155,7 @@ def hold_out(images: Sequence[Normal], patch: int, seed: int) -> list[Held]:
     """What training must not see, so that thresholds come from pixels that are new to the model.
 
     Of WHOLE_IMAGES or more, a fifth of the images; of fewer, the right-most fifth of each image's columns, at least
-    HELD_COLUMNS and one patch wide as far as one patch is left for training. An image that is too narrow gives none.
+    HELD_COLUMNS as far as one patch is left for training. An image that is too narrow gives none.
     """
     if len(images) >= WHOLE_IMAGES:
         generator = torch.Generator().manual_seed(derive_seed(seed, "hold out"))
@@ -164,7 +164,7 @@ def hold_out(images: Sequence[Normal], patch: int, seed: int) -> list[Held]:
     held = []
     for image in images:
         _, height, width = image.grey.shape
-        columns = min(max(round(HELD_SHARE * width), HELD_COLUMNS, patch), width - patch)
+        columns = min(max(round(HELD_SHARE * width), HELD_COLUMNS), width - patch)
         if columns > patch // 2:  # else it could not be looked at: see `fill`
             box = (0, width - columns, height, width)
             held.append(Held(str(image.path.absolute()), image.sha256, box))

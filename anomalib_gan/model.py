@@ -37,13 +37,14 @@ class Model(nn.Module):
     """A game between players; see `play`. All lengths are in pixels of the full-resolution image.
 
     Attributes: `channels` of the image; `stride`, which height and width must be multiples of; `halo`, the radius
-    outside of which a pixel cannot influence the map; `patch`, the side of the square training crops; `batch`, crops
-    per batch.
+    outside of which a pixel cannot influence the map; `smallest`, which height and width must reach where that is more
+    than a stride; `patch`, the side of the square training crops; `batch`, crops per batch.
     """
 
     channels: int
     stride: int
     halo: int
+    smallest: int = 1
     patch: int
     batch: int
     exportable = True

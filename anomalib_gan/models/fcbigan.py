@@ -42,7 +42,7 @@ class FCBiGAN(Model):
     def __init__(
         self,
         channels: int = 1,
-        code: int = 16,
+        code: int = 32,
         width: int = 64,
         patch: int = 192,
         batch: int = 8,
@@ -52,7 +52,7 @@ class FCBiGAN(Model):
         alpha: float = 0.65,
         likelihood: float = 0.0,
         smoothing: float = 6.0,
-        adversarial: float = 0.02,
+        adversarial: float = 0.5,
         reconstruction: float = 1.0,
         norm: Literal["ssim", "l1", "l2"] = "ssim",
         penalised: Literal["both", "encoder"] = "both",
@@ -77,6 +77,7 @@ class FCBiGAN(Model):
             self.E, self.G = patch_encoder(channels, width, code), patch_generator(code, width, channels)
             self.D = PatchCritic(channels, width, code)
         self.stride = 8 * shrink
+        self.smallest = self.stride if padding else 32 * shrink
         reach = (DenseCritic if padding else PatchCritic).reach + 3 * smoothing + 2
         self.halo = self.stride * -int(-reach * shrink // self.stride)
         self.register_buffer("mean", torch.zeros(3))  # of critic, residual and likelihood on normal images
