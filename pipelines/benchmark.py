@@ -18,6 +18,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from anomalib_gan.benchmarking import csv_of, markdown
 from anomalib_gan.runtime.files import read_json, write_bytes, write_json
 
 # A row of the table: the model of the zoo and the constructor's keywords that differ from its defaults.
@@ -27,7 +28,6 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "source mode": ("fcbigan_source", {}),
 }
 ALPHAS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-FIGURES = {"auroc": "pixel AUROC", "ap": "AP", "aupro": "AUPRO", "f1_max": "F1-max", "tpr_at_5_fpr": "TPR at 5 % FPR"}
 
 
 def accuracy(
@@ -45,8 +45,8 @@ def accuracy(
     """Trains and evaluates every row with every seed on every data set (MVTec layout): out/accuracy.md and .csv.
 
     `minutes` (or `steps`) is each training's budget. What is finished is not done again: called again after a kill, it
-    goes on. `sweep` also evaluates source mode at every alpha of ALPHAS, for its source gives none. Returns the
-    Markdown's path.
+    goes on. The table holds all that `out` holds. `sweep` also evaluates source mode at every alpha of ALPHAS, for its
+    source gives none. Returns the Markdown's path.
     """
     from anomalib_gan.runtime.calibration import Calibration
     from pipelines.calibrate import calibrate
@@ -56,7 +56,7 @@ def accuracy(
 
     if unknown := set(rows) - set(ROWS):
         raise ValueError(f"no row is called {sorted(unknown)[0]!r}: choose from {', '.join(ROWS)}")
-    console, out, found = Console(highlight=False), Path(out), []
+    console, out = Console(highlight=False), Path(out)
     budget: dict[str, Any] = {"steps": steps} if steps else ({"minutes": minutes} if minutes else {})
     for folder in map(Path, data):
         for row in rows:
@@ -99,7 +99,9 @@ def accuracy(
                             "ms_per_megapixel": per_megapixel(inspector),
                         },
                     )
-                found.append(read_json(done))
+    order = {row: place for place, row in enumerate(ROWS)}
+    found = [read_json(done) for done in out.glob("*/*/benchmark.json")]
+    found.sort(key=lambda one: (one["data"], order[one["row"]], one["seed"]))
     text = markdown(found, " ".join(["anomalib-gan", *map(quoted, sys.argv[1:])]))
     write_bytes(out / "accuracy.md", text.encode())
     write_bytes(out / "accuracy.csv", csv_of(found).encode())
@@ -122,49 +124,6 @@ def per_megapixel(inspector: Any, repeats: int = 5) -> float:
         inspector(image)
         spent.append(time.perf_counter() - begin)
     return float(np.median(spent)) * 1e9 / (696 * 1024)
-
-
-def markdown(found: Sequence[dict[str, Any]], command: str) -> str:
-    """One table per data set: mean over seeds and, from two seeds on, the spread (largest minus smallest)."""
-    lines = []
-    for data in dict.fromkeys(one["data"] for one in found):
-        here = [one for one in found if one["data"] == data]
-        lines += [f"**{data}**", "", f"| row | seeds | {' | '.join(FIGURES.values())} | mean over images | "
-                  "training | steps | ms per Mpx |", "|" + "---|" * (len(FIGURES) + 6)]  # fmt: skip
-        for row in dict.fromkeys(one["row"] for one in here):
-            group = [one for one in here if one["row"] == row]
-            cells = [figure([one["pixel"][key] for one in group]) for key in FIGURES]
-            cells.append(figure([one["per_image"]["auroc"] for one in group]))
-            cells.append(f"{mean(one['seconds'] for one in group) / 60:.1f} min, {group[0]['threads']} threads")
-            cells.append(f"{mean(one['steps'] for one in group):.0f}")
-            cells.append(f"{mean(one['ms_per_megapixel'] for one in group):.0f}")
-            lines.append(f"| {row} | {', '.join(str(one['seed']) for one in group)} | {' | '.join(cells)} |")
-        for one in here:
-            if one["alphas"]:
-                each = ", ".join(f"{alpha}: {figure([value])}" for alpha, value in one["alphas"].items())
-                lines += ["", f"Pixel AUROC of {one['row']}, seed {one['seed']}, by alpha: {each}."]
-        lines.append("")
-    machine = found[0]["machine"]
-    told = ", ".join(f"{key} {value}" for key, value in machine.items()) if isinstance(machine, dict) else machine
-    lines += [f"`{command}`, {datetime.now(UTC).date()}; machine: {told}.", ""]
-    return "\n".join(lines)
-
-
-def figure(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "undefined"
-    spread = f" (spread {max(known) - min(known):.4f})" if len(known) > 1 else ""
-    return f"{mean(known):.4f}{spread}"
-
-
-def csv_of(found: Sequence[dict[str, Any]]) -> str:
-    lines = [",".join(["data", "row", "seed", *FIGURES, "per_image_auroc", "image_auroc", "seconds", "steps"])]
-    for one in found:
-        values = [one["data"], one["row"], one["seed"], *(one["pixel"][key] for key in FIGURES)]
-        values += [one["per_image"]["auroc"], one["image_auroc"], one["seconds"], one["steps"]]
-        lines.append(",".join("" if value is None else str(value) for value in values))
-    return "\n".join(lines) + "\n"
 
 
 def speed(
@@ -230,14 +189,81 @@ def speed(
     return Path(out) / "speed.md"
 
 
+def generation(
+    run: str | os.PathLike[str], *, out: str | os.PathLike[str] = "runs/benchmark", size: tuple[int, int] = (704, 1024)
+) -> Path:
+    """Is what a run generates its material, or noise of the right colour? Writes out/generation.md, returns its path.
+
+    Samples of 64 x 64 and of `size` (height, width), from the codes' Gaussian and from N(0, I), are compared at the
+    model's working scale with the normal pixels that training held back; beside them a normal image, and a normal image
+    with its phases shuffled. The samples of both sizes lie beside the table as PNG.
+    """
+    import cv2
+    import torch
+
+    from anomalib_gan import checkpoint
+    from anomalib_gan.generation import distances, phase_shuffled
+    from anomalib_gan.runtime.image import open_image
+    from pipelines.calibrate import held_back
+
+    model, _ = checkpoint.load_model(run)
+    if not hasattr(model, "sample"):
+        raise ValueError(f"{run} holds a model that generates nothing: train one that has a generator")
+    shrunk = getattr(model, "shrunk", lambda x: x)
+
+    def grey(images: torch.Tensor) -> list[np.ndarray]:
+        return [image.mean(0).double().numpy() for image in shrunk(images)]
+
+    normals = []
+    for normal in held_back(Path(run)):
+        with open_image(normal.path) as picture:
+            top, left, bottom, right = normal.box or (0, 0, picture.content, picture.width)
+            pixels = picture.rows(top, bottom)[:, left:right].astype(np.float32) * (2 / picture.white) - 1
+        pixels = pixels[: len(pixels) // model.stride * model.stride, : pixels.shape[1] // model.stride * model.stride]
+        normals += grey(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+    torch.manual_seed(0)
+    lines = ["| picture | size | spectrum | grey levels |", "|---|---|---|---|"]
+    for name, count, height, width in (("64x64", 16, 64, 64), (f"{size[1]}x{size[0]}", 1, *size)):
+        with torch.inference_mode():
+            drawn = {
+                "sample": model.sample(count, height, width),  # type: ignore[operator]
+                "sample, z ~ N(0, I)": model.sample(count, height, width, prior=True),  # type: ignore[operator]
+            }
+        cells = {key: grey(images) for key, images in drawn.items()}
+        rows, columns = (
+            min(sizes) for sizes in zip(*(one.shape for one in [cells["sample"][0], *normals]), strict=True)
+        )
+        crops = [n[:rows, :columns] for n in normals]
+        cells["normal image"] = crops[:1]
+        cells["normal image, phases shuffled"] = [phase_shuffled(crops[0])]
+        others = crops[1:] or crops
+        for key, images in cells.items():
+            each = [distances(image[:rows, :columns], others) for image in images]
+            means = {term: mean(one[term] for one in each) for term in each[0]}
+            lines.append(f"| {key} | {name} | {means['spectrum']:.3f} | {means['histogram']:.3f} |")
+        sheet = drawn["sample"].mean(1).add(1).mul(127.5).round().clamp(0, 255).byte().numpy()
+        if count > 1:
+            sheet = sheet.reshape(4, 4, height, width).transpose(0, 2, 1, 3).reshape(1, 4 * height, 4 * width)
+        write_bytes(Path(out) / f"samples-{name}.png", cv2.imencode(".png", sheet[0])[1].tobytes())
+    lines += [
+        "",
+        "Distance from held-back normal pixels; smaller is nearer. Spectrum: root mean square difference of the",
+    ]
+    lines += ["radial log spectra. Grey levels: earth mover's distance in half ranges."]
+    text = "\n".join(lines) + "\n"
+    write_bytes(Path(out) / "generation.md", text.encode())
+    print(text)
+    return Path(out) / "generation.md"
+
+
 def command(
-    what: Annotated[Literal["accuracy", "speed"], typer.Argument(help="Which table to write.")],
+    what: Annotated[Literal["accuracy", "speed", "generation"], typer.Argument(help="Which table to write.")],
     data: Annotated[list[Path], typer.Option(help="accuracy: data set in MVTec layout; may be repeated.")] = [],  # noqa: B006
     rows: Annotated[str, typer.Option(help="accuracy: rows of the table, separated by commas.")] = ",".join(ROWS),
     seeds: Annotated[str, typer.Option(help="accuracy: seeds, separated by commas.")] = "0",
     minutes: Annotated[float | None, typer.Option(help="accuracy: each training's budget.")] = None,
     steps: Annotated[int | None, typer.Option(help="accuracy: the same in steps.")] = None,
-    run: Annotated[Path | None, typer.Option(help="speed: folder of a trained run.")] = None,
+    run: Annotated[Path | None, typer.Option(help="speed, generation: folder of a trained run.")] = None,
     image: Annotated[Path | None, typer.Option(help="speed: the image to score.")] = None,
     out: Annotated[
         Path, typer.Option(help="Where runs and tables go; what is finished there is not done again.")
@@ -245,7 +271,7 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Processor threads of torch.")] = None,
 ) -> None:
-    """Measure accuracy on labelled data sets, or the speed of a run; the README's tables come from here."""
+    """Measure accuracy on labelled data sets, the speed of a run, or what it generates, into tables."""
     if what == "accuracy":
         if not data:
             raise typer.BadParameter("give at least one --data DIR")
@@ -254,6 +280,10 @@ def command(
             data, out=out, rows=chosen, seeds=[int(seed) for seed in seeds.split(",")], minutes=minutes, steps=steps,
             device=device, threads=threads,
         )  # fmt: skip
+    elif what == "generation":
+        if run is None:
+            raise typer.BadParameter("give --run RUN")
+        generation(run, out=out)
     elif run is None or image is None:
         raise typer.BadParameter("give --run RUN and --image FILE")
     else:

@@ -10,6 +10,7 @@ import torch
 
 from anomalib_gan.export import TorchBackend
 from anomalib_gan.models import MODELS, build
+from anomalib_gan.runtime.image import ImageError
 from anomalib_gan.runtime.inspector import Inspector
 from anomalib_gan.training import Trainer
 
@@ -127,7 +128,7 @@ def test_the_map_is_finite_right_shaped_and_local(name):
         x = stripes(*(t * model.stride for t in tiles), model.channels)
         assert model.anomaly_map(x).shape == (1, 1, *x.shape[-2:])
         assert torch.isfinite(model.anomaly_map(x)).all()
-    x = stripes(3 * model.stride, 4 * model.stride + 2 * model.halo, model.channels)
+    x = stripes(max(3 * model.stride, model.smallest), 4 * model.stride + 2 * model.halo, model.channels)
     y = x.clone()
     y[..., -1] = -y[..., -1]
     unchanged = x.shape[-1] - 1 - model.halo
@@ -146,6 +147,21 @@ def test_tiled_equals_whole(name, size):
     tiled = Inspector(backend, tile=tile)(image).map
     unit = float(np.quantile(whole, 0.999) - np.quantile(whole, 0.01))
     assert np.abs(tiled - whole).max() <= 1e-5 * unit
+
+
+@torch.no_grad()
+def test_the_smallest_image_has_a_map_and_a_smaller_one_a_reason(name):
+    model = settled(name)
+    backend = TorchBackend(model, hash="0" * 64, scale=(0.0, 1.0), device="cpu")
+    side = backend.smallest
+    assert side % model.stride == 0
+    for size in ((side, side), (side, side + 1)):
+        image = ((stripes(*size)[0, 0].numpy() + 1) * 127.5).astype(np.uint8)
+        assert Inspector(backend, tile=model.stride)(image).map.shape == size
+    with pytest.raises(
+        ImageError, match=f"{side - 1}x{side} is smaller than the model's smallest image, {side}x{side}"
+    ):
+        Inspector(backend)(image[: side - 1, :side])
 
 
 @torch.no_grad()

@@ -185,14 +185,18 @@ class FCBiGAN(Model):
         """G(E(x)), brought back to the size of x."""
         return self.enlarged(self.G(self.E(self.shrunk(x))))
 
-    def sample(self, n: int, height: int, width: int) -> Tensor:
-        """Images from z ~ N(0, I), (n, C, height, width) in [-1, 1]; z is a field, so any size of multiples of
-        `stride`.
+    def sample(self, n: int, height: int, width: int, prior: bool = False) -> Tensor:
+        """Generated images, (n, C, height, width) in [-1, 1]; z is a field, so any size of multiples of `stride` goes.
+
+        Each z is drawn from the Gaussian of the normal images' codes, which before `settle` and with `prior` is N(0,
+        I).
         """
         short = 2 * self.D.border // 8
-        z = torch.randn(
-            n, self.code, height // self.stride - short, width // self.stride - short, device=self.mean.device
-        )
+        rows, columns = height // self.stride - short, width // self.stride - short
+        z = torch.randn(n, self.code, rows, columns, device=self.mean.device)
+        if not prior:
+            root = torch.linalg.cholesky(torch.linalg.inv(self.code_precision.double())).to(z)
+            z = torch.einsum("cd,ndhw->nchw", root, z) + self.code_mean[:, None, None]
         return self.enlarged(self.G(z))
 
 
