@@ -15,8 +15,8 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 demo: setup
-	$(RUN) train data_samples --out runs/demo --minutes 4 --resume
-	$(RUN) calibrate runs/demo --good data_samples/test/good
+	$(RUN) train data_samples --out runs/demo --minutes 3.5 --resume
+	$(RUN) calibrate runs/demo
 	$(RUN) score runs/demo data_samples/test --out runs/demo/results || test $$? -eq 1
 	$(RUN) evaluate runs/demo data_samples --out runs/demo/evaluation
 	cp runs/demo/results/report.html runs/demo/report.html

@@ -257,19 +257,27 @@ def generation(
 
 
 def command(
-    what: Annotated[Literal["accuracy", "speed", "generation"], typer.Argument(help="Which table to write.")],
+    what: Annotated[
+        Literal["accuracy", "speed", "generation"], typer.Argument(metavar="WHAT", help="Which table to write.")
+    ],
     data: Annotated[list[Path], typer.Option(help="accuracy: data set in MVTec layout; may be repeated.")] = [],  # noqa: B006
     rows: Annotated[str, typer.Option(help="accuracy: rows of the table, separated by commas.")] = ",".join(ROWS),
     seeds: Annotated[str, typer.Option(help="accuracy: seeds, separated by commas.")] = "0",
-    minutes: Annotated[float | None, typer.Option(help="accuracy: each training's budget.")] = None,
-    steps: Annotated[int | None, typer.Option(help="accuracy: the same in steps.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="accuracy: minutes of each training; default: as `train`.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="accuracy: length of each training in steps, instead of minutes.")
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="speed, generation: folder of a trained run.")] = None,
     image: Annotated[Path | None, typer.Option(help="speed: the image to score.")] = None,
     out: Annotated[
         Path, typer.Option(help="Where runs and tables go; what is finished there is not done again.")
     ] = Path("runs/benchmark"),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Processor threads of torch.")] = None,
+    device: Annotated[
+        str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU where there is one.")
+    ] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Processor threads of the network.")] = None,
 ) -> None:
     """Measure accuracy on labelled data sets, the speed of a run, or what it generates, into tables."""
     if what == "accuracy":

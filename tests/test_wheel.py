@@ -1,0 +1,130 @@
+"""The wheel on a machine without the checkout and without torch: it holds what it needs, and works."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+BAN = """
+import sys
+class Ban:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "torchvision", "sklearn", "matplotlib", "onnxscript", "streamlit"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Ban())
+"""
+SCORE = """
+import sys
+import numpy as np
+import anomalib_gan
+from anomalib_gan.runtime.calibration import Calibration
+from anomalib_gan.runtime.inspector import Inspector
+from pipelines.score import score_folder
+
+class Brightness:
+    channels, stride, halo, smallest, pixel_size = 1, 8, 8, 8, None
+    scale, hash, device = (0.0, 0.5), "ab" * 32, "cpu"
+    def __call__(self, image, white):
+        return (image / np.float32(white)).astype(np.float32)
+
+print(anomalib_gan.__file__)
+thresholds = Calibration.fit([0.5] * 10, [0.6] * 10, model=Brightness.hash)
+sys.exit(score_folder(Inspector(Brightness(), calibration=thresholds), sys.argv[1], sys.argv[2]))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of what packaging reads, so that the checkout gets no build folder and gives no old one."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("anomalib_gan", "pipelines"):
+        shutil.copytree(ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / "source")
+    pip("wheel", "--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", folder, folder / "source")
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path) -> Path:
+    """The wheel installed into a folder of its own; the extras that a factory PC lacks cannot be imported beside it."""
+    target = wheel.parent / "site"
+    pip("install", "--no-deps", "--no-index", "--target", target, wheel)
+    (target / "sitecustomize.py").write_text(BAN, encoding="utf-8")
+    return target
+
+
+def pip(*arguments: str | Path) -> None:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def run(site: Path, cwd: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "200", "PYTHONUTF8": "1"}
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def anomalib_gan(site: Path, cwd: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    program = shutil.which("anomalib-gan", path=site / "bin")
+    assert program, "the wheel installs no command anomalib-gan"
+    return run(site, cwd, program, *arguments)
+
+
+def test_the_wheel_holds_all_modules_the_template_and_the_licence_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if not name.endswith("/")}
+        (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        told = Parser().parsestr(archive.read(metadata).decode())
+    info = metadata.removesuffix("METADATA")
+    packaged = {name for name in names if not name.startswith(info)}
+    kinds = {".py", ".j2", ".typed"}
+    source = {
+        path.relative_to(ROOT).as_posix()
+        for top in ("anomalib_gan", "pipelines")
+        for path in (ROOT / top).rglob("*")
+        if path.suffix in kinds
+    }
+    assert packaged == source
+    assert "anomalib_gan/records/templates/report.html.j2" in packaged
+    assert f"{info}licenses/LICENSE" in names
+    base = [line for line in told.get_all("Requires-Dist") if "extra ==" not in line]
+    assert base and not [line for line in base if line.startswith(("torch", "matplotlib", "scikit-learn", "streamlit"))]
+
+
+def test_the_command_teaches_and_asks_for_the_extra(site, wheel, tmp_path):
+    told = anomalib_gan(site, tmp_path, "--help")
+    assert told.returncode == 0, told.stderr
+    assert all(name in told.stdout for name in ("train", "calibrate", "score", "evaluate"))
+    version = anomalib_gan(site, tmp_path, "--version")
+    assert version.stdout.strip() == wheel.name.split("-")[1], version.stderr
+    refused = anomalib_gan(site, tmp_path, "train", "x", "--out", "y")
+    assert refused.returncode == 2
+    assert "pip install 'anomalib_gan[train]'" in refused.stderr
+    assert refused.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_without_torch_and_checkout_a_folder_becomes_a_report(site, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for name, grey in (("dark.png", 80), ("bright.png", 250)):
+        (images / name).write_bytes(cv2.imencode(".png", np.full((64, 96), grey, np.uint8))[1].tobytes())
+    done = run(site, tmp_path, sys.executable, "-c", SCORE, images, out)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert Path(done.stdout.splitlines()[0]).is_relative_to(site), "the checkout was imported, not the wheel"
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "bright.png" in report and "</html>" in report
+    rows = (out / "results.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [["bright.png", "reject"], ["dark.png", "accept"]]
