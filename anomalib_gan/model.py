@@ -81,8 +81,9 @@ def refresh(model: Model, normals: Sequence[Tensor], rounds: int = 16) -> None:
         return
     kept = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average
+        norm.momentum = None  # a cumulative average, which the first batch begins; until then the old statistics serve
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.zero_()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         batches = crops(normals, model.patch, model.batch)

@@ -3,7 +3,8 @@ bounded neighbourhood decides every output and a tiled image equals the whole on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,22 @@ from torch.nn.functional import interpolate, pad
 def block(conv: nn.Module, width: int) -> nn.Sequential:
     """Convolution, batch norm (frozen statistics in eval mode keep locality), leaky ReLU."""
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.LeakyReLU(0.2))
+
+
+@contextmanager
+def judged(*nets: nn.Module) -> Iterator[None]:
+    """Nets as they are after training, in eval mode: what they do within leaves their batch-norm statistics alone.
+
+    A net that plays a part in another's move would else mix in statistics of what it is not trained on there.
+    """
+    modes = [net.training for net in nets]
+    for net in nets:
+        net.eval()
+    try:
+        yield
+    finally:
+        for net, mode in zip(nets, modes, strict=True):
+            net.train(mode)
 
 
 class Residual(nn.Module):

@@ -18,11 +18,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, interpolate
 
 from anomalib_gan.corruption import corrupt
 from anomalib_gan.model import Model, Move, Player, refresh
-from anomalib_gan.nets import DenseCritic, PatchCritic, encoder, generator, patch_encoder, patch_generator, to_pixels
+from anomalib_gan.nets import (
+    DenseCritic,
+    PatchCritic,
+    encoder,
+    generator,
+    judged,
+    patch_encoder,
+    patch_generator,
+    to_pixels,
+)
 from anomalib_gan.objectives import OBJECTIVES
 from anomalib_gan.residuals import RESIDUALS, smooth
 
@@ -32,8 +41,8 @@ class FCBiGAN(Model):
 
     `shrink`: the working scale is 1/shrink of the image. `padding`: True pads every layer (codes at stride 8, answers
     at stride 4), False pads none, so that a 32 x 32 patch has exactly one code and one answer. `score`: "default"
-    standardises the critic's 1 - D and the residual on normal images before mixing, "source" mixes the formula's
-    terms as they are. `alpha`: the critic's share. `likelihood`: weight of -log p(E(s)), p the Gaussian of normal
+    makes D's answer a probability, whose log-odds and the residual are standardised on normal images before mixing,
+    "source" mixes the formula's terms as they are. `alpha`: the critic's share. `likelihood`: weight of -log p(E(s)), p the Gaussian of normal
     codes. `smoothing`: sigma in working pixels. `adversarial`, `reconstruction`, `negatives`: weights of the named
     terms. `norm`: the residual, "ssim", "l1" or "l2". `penalised`: who descends the reconstruction penalty, "both" or
     "encoder".
@@ -42,22 +51,22 @@ class FCBiGAN(Model):
     def __init__(
         self,
         channels: int = 1,
-        code: int = 32,
+        code: int = 16,
         width: int = 64,
         patch: int = 192,
         batch: int = 8,
         shrink: int = 2,
         padding: bool = True,
         score: Literal["default", "source"] = "default",
-        alpha: float = 0.65,
+        alpha: float = 0.75,
         likelihood: float = 0.0,
-        smoothing: float = 6.0,
+        smoothing: float = 4.0,
         adversarial: float = 0.5,
         reconstruction: float = 1.0,
         norm: Literal["ssim", "l1", "l2"] = "ssim",
         penalised: Literal["both", "encoder"] = "both",
         negatives: float = 1.0,
-        critic_steps: int = 3,
+        critic_steps: int = 6,
         lr: float = 2e-3,
     ) -> None:
         super().__init__()
@@ -100,28 +109,36 @@ class FCBiGAN(Model):
         for _ in range(self.critic_steps):
             s = self.shrunk(next(batches))
             clean, spoilt, opacity = self.with_negatives(s)
-            with torch.no_grad():
+            with torch.no_grad(), judged(E, G):
                 codes = E(torch.cat((clean, spoilt)))
                 z = torch.randn_like(codes[: len(clean)])
                 fake = G(z)
             answers = D(torch.cat((clean, spoilt, fake)), torch.cat((codes, z)))
             real, negative, generated = answers.split((len(clean), len(spoilt), len(fake)))
-            terms = {"adv": objective.critic(real, generated)}
+            terms = {"adv": objective.critic(self.answer(real), self.answer(generated))}
             if self.negatives:
                 share = avg_pool2d((opacity > 0.2).to(s.dtype), D.stride)  # of each answer's cell that is spoilt
-                terms["negatives"] = self.negatives * (negative - (1 - share)).square().mean()
+                terms["negatives"] = self.negatives * binary_cross_entropy_with_logits(negative, 1 - share)
             yield "critic", terms
 
         s = self.shrunk(next(batches))
         code = E(s)
-        terms = {"rec": self.reconstruction * self.penalty(code, s)}
+        z = torch.randn_like(code) if self.adversarial else code[:0]
+        both = torch.cat((code, z))  # in one batch, so that G's statistics are those of codes and prior alike
+        again, fake = G(both).split((len(code), len(z)))
+        if self.penalised == "encoder":
+            fixed = {name: parameter.detach() for name, parameter in G.named_parameters()}
+            again = functional_call(G, fixed, (both,))[: len(code)]
+        terms = {"rec": self.reconstruction * self.penalty(again, s)}
         if self.adversarial:
-            z = torch.randn_like(code)
-            fake = G(z)
-            real, generated = D(torch.cat((s, fake)), torch.cat((code, z))).chunk(2)
-            terms["adv_E"] = self.adversarial * objective.flipped(real)
-            terms["adv_G"] = self.adversarial * objective.generator(generated)
+            real, generated = D(torch.cat((s, fake)), both).chunk(2)
+            terms["adv_E"] = self.adversarial * objective.flipped(self.answer(real))
+            terms["adv_G"] = self.adversarial * objective.generator(self.answer(generated))
         yield "autoencoder", terms
+
+    def answer(self, raw: Tensor) -> Tensor:
+        """D's answer: as it is in source mode; else a probability, so that its log-odds can serve as the map."""
+        return raw if self.score == "source" else raw.sigmoid()
 
     def with_negatives(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A third of the batch as it is, the rest spoilt, and how opaquely; all of it as it is without negatives."""
@@ -130,12 +147,8 @@ class FCBiGAN(Model):
         clean = max(1, len(s) // 3)
         return s[:clean], *corrupt(s[clean:])
 
-    def penalty(self, code: Tensor, s: Tensor) -> Tensor:
-        if self.penalised == "encoder":
-            frozen = {name: parameter.detach() for name, parameter in self.G.named_parameters()}
-            again = functional_call(self.G, frozen, (code,))
-        else:
-            again = self.G(code)
+    def penalty(self, again: Tensor, s: Tensor) -> Tensor:
+        """On G(E(s)) - s. SSIM alone would leave the level of grey nearly free, so L1 stands beside it."""
         residual = RESIDUALS[self.norm](again, s).mean()
         return residual + (again - s).abs().mean() if self.norm == "ssim" else residual
 
@@ -152,7 +165,7 @@ class FCBiGAN(Model):
         """
         D, code = self.D, self.E(s)
         answer = D(s, code)
-        critic = (answer - 1).square() if self.score == "source" else 1 - answer
+        critic = (answer - 1).square() if self.score == "source" else -answer
         residual = RESIDUALS[self.norm](self.G(code), s)
         off = code - self.code_mean[:, None, None]
         surprise = 0.5 * (off * torch.einsum("cd,ndhw->nchw", self.code_precision, off)).sum(1, keepdim=True)
