@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 from collections.abc import Mapping
@@ -69,7 +70,7 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> di
 def load_model(run: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[Model, dict[str, Any]]:
     """The finished model of a run (averaged weights, settled, eval mode, on `device`) and its checkpoint.
 
-    The checkpoint's `hash` is then the SHA-256 of exactly these weights.
+    The checkpoint's `hash` is then the SHA-256 of exactly this model.
     """
     checkpoint = load(run, device)
     if checkpoint["settled"] is None:
@@ -79,13 +80,16 @@ def load_model(run: str | os.PathLike[str], device: str | torch.device = "cpu") 
         )
     model = models.build(checkpoint["spec"]["name"], **checkpoint["spec"]["params"]).to(device)
     model.load_state_dict(checkpoint["settled"])
-    checkpoint["hash"] = weights_hash(checkpoint["settled"])
+    checkpoint["hash"] = model_hash(checkpoint["spec"], checkpoint["settled"])
     return model.eval().requires_grad_(False), checkpoint
 
 
-def weights_hash(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of the weights, whatever device they lie on."""
-    digest = hashlib.sha256()
+def model_hash(spec: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the spec and over names, types, shapes and bytes of the weights, whatever device they lie on.
+
+    The same weights with another parameter, such as the share of the critic in the map, are another detector.
+    """
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode())
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

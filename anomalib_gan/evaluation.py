@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from anomalib_gan.records.pictures import heat_range
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -325,7 +327,7 @@ def _png(figure: Figure) -> bytes:
 def _square(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 6.0), layout="constrained")
+    figure = Figure(figsize=(9.4, 6.0), layout="constrained")
     axes = figure.add_subplot(xlim=(-0.005, 1.005), ylim=(-0.005, 1.005), xlabel=x, ylabel=y)
     axes.set_title(title, loc="left", color=INK)
     axes.set_aspect("equal")
@@ -365,7 +367,7 @@ def plot_roc(rankings: Mapping[str, Ranking], title: str) -> bytes:
                 zorder=4,
                 label=f"{value['tpr_at_5_fpr']:.1%} of defect pixels at {FPR_LIMIT:.0%} FPR",
             )
-    axes.legend(loc="lower right", fontsize=9, framealpha=0.95)
+    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
     return _png(figure)
 
 
@@ -391,7 +393,7 @@ def plot_pr(rankings: Mapping[str, Ranking], title: str) -> bytes:
             axes.axhline(
                 share, color=MUTED, linewidth=0.8, linestyle=":", label=f"chance: {share:.1%} of pixels are defect"
             )
-    axes.legend(loc="best", fontsize=9, framealpha=0.95)
+    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
     return _png(figure)
 
 
@@ -405,9 +407,9 @@ def plot_overlay(
     title: str,
     side: int = 1600,
 ) -> bytes:
-    """PNG of an image (H, W, C) beside its map on the fixed `scale`, never the map's own minimum and maximum.
+    """PNG of an image (H, W, C) beside its map, on the fixed range of `scale` and never of the map itself.
 
-    Blue outline: the mask; red, with a pixel threshold: what the detector flags. Larger images are thinned to `side`.
+    Green outline: the mask; blue, with a pixel threshold: what the detector flags. Larger images are thinned to `side`.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -427,9 +429,10 @@ def plot_overlay(
     for axes in (left, right):
         axes.set_axis_off()
     left.imshow(grey.squeeze(), cmap="gray", vmin=0, vmax=1)
-    heat = right.imshow(values, cmap="inferno", vmin=scale[0], vmax=scale[1])
+    coldest, hottest = heat_range(scale)
+    heat = right.imshow(values, cmap="inferno", vmin=coldest, vmax=hottest)
     bar = figure.colorbar(heat, ax=right, extend="both", fraction=0.046, pad=0.02)
-    bar.set_label("map, fixed scale of normal images", color=INK)
+    bar.set_label(f"map on a fixed scale; 99.9 % of normal pixels lie below {scale[1]:.3g}", color=INK)
     lines = []
 
     def outline(field: NDArray[np.bool_], where: Sequence[Axes], colour: str, name: str) -> None:
@@ -438,11 +441,12 @@ def plot_overlay(
                 axes.contour(field, levels=[0.5], colors=colour, linewidths=1.3)
             lines.append(Line2D([], [], color=colour, label=name))
 
-    outline(truth, (left, right), "#38d0ff", "defect in the mask")
+    outline(truth, (left, right), "#5ee06a", "defect in the mask")
     if threshold is not None:
-        outline(values > np.float64(threshold), (left,), "#ff3b3b", "above the pixel threshold")
-    if threshold is not None and scale[0] < threshold < scale[1]:
-        bar.ax.axhline(threshold, color="#ff3b3b", linewidth=1.5)
+        outline(values > np.float64(threshold), (left, right), "#38d0ff", "above the pixel threshold")
+    bar.ax.axhline(scale[1], color="white", linewidth=1.5)
+    if threshold is not None and coldest < threshold < hottest:
+        bar.ax.axhline(threshold, color="#38d0ff", linewidth=1.5)
     if lines:
         figure.legend(handles=lines, loc="outside lower left", ncols=2, frameon=False)
     figure.suptitle(title, x=0.01, ha="left", color=INK)

@@ -18,6 +18,19 @@ def scaled(grey: Tensor, white: float) -> Tensor:
     return grey * (2 / white) - 1
 
 
+def usable(device: str) -> str:
+    """`device` itself or, of "auto", CUDA where it is there; a ValueError where torch cannot compute on it."""
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device {device!r} cannot be used ({reason}): choose another, such as --device cpu"
+        ) from error
+    return name
+
+
 class FullMap(nn.Module):
     """Raw grey levels (N, C, H, W) and `white`, the level of full brightness -> finished map (N, 1, H, W)."""
 
@@ -44,9 +57,10 @@ class TorchBackend:
         pixel_size: float | None = None,
         device: str = "auto",
     ) -> None:
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = usable(device)
         self.graph = FullMap(model).eval().requires_grad_(False).to(self.device)
         self.channels, self.stride, self.halo = model.channels, model.stride, model.halo
+        self.smallest = max(model.stride, model.smallest)
         self.hash, self.scale, self.pixel_size = hash, scale, pixel_size
 
     @classmethod
@@ -63,5 +77,14 @@ class TorchBackend:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, white: float) -> np.ndarray:
-        """(N, C, H, W) float32 raw grey levels, H and W multiples of `stride` -> (N, 1, H, W) float32."""
-        return self.graph(torch.from_numpy(image).to(self.device), white).float().cpu().numpy()
+        """(N, C, H, W) float32 raw grey levels, H and W multiples of `stride` -> (N, 1, H, W) float32.
+
+        MemoryError: the device's memory does not hold a tile of this size.
+        """
+        try:
+            return self.graph(torch.from_numpy(image).to(self.device), white).float().cpu().numpy()
+        except RuntimeError as error:  # on the processor a failed allocation has no type of its own
+            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                raise
+            height, width = image.shape[2:]
+            raise MemoryError(f"{self.device} cannot hold a window of {height}x{width} px: lower --tile") from error

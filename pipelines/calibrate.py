@@ -101,7 +101,8 @@ def fit(
     hashes: set[str | None] = set()
     notes: list[str] = []
     pixels = tiled = repeated = 0
-    for normal in track(normals, "normal images", console=Console(stderr=True), transient=True):
+    progress = Console(stderr=True)
+    for normal in track(normals, "normal images", console=progress, transient=True, disable=not progress.is_terminal):
         try:
             picture = inspector.opener(normal.path)
         except ImageError as error:
@@ -242,9 +243,13 @@ def _drop(_top: int, _rows: NDArray[np.float32]) -> None:
 
 
 def command(
-    run: Path = typer.Argument(help="Folder of a trained model."),
-    good: Path | None = typer.Option(None, help="Folder of good images from the line where the model will work."),
-    rate: float = typer.Option(0.01, help="Share of good images that may go to review by their score."),
+    run: Path = typer.Argument(metavar="RUN", help="Folder of a trained model, as `train` made it."),
+    good: Path | None = typer.Option(
+        None, help="Folder of good images from the line where the model will work; default: what training held back."
+    ),
+    rate: float = typer.Option(
+        0.01, help="Share of good images that may go to review by their score (0.01: one in a hundred)."
+    ),
     reject_rate: float = typer.Option(0.001, help="Share of good images that may be rejected."),
     pixel_rate: float = typer.Option(0.05, help="Share of good images that may show any defect."),
     info_bar: str = typer.Option("auto", help="Rows at the bottom that are no image; `auto` reads or finds them."),

@@ -76,6 +76,8 @@ def main() -> None:
         if package not in EXTRAS:
             raise
         tell(f"this command needs {package}, which is not installed: pip install 'anomalib_gan[{EXTRAS[package]}]'")
+    except MemoryError as error:
+        tell(f"not enough memory: {error}" if str(error) else "not enough memory")
     except (ValueError, OSError, FloatingPointError) as error:
         tell(str(error))
 

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -21,6 +22,8 @@ from anomalib_gan import evaluation as ev
 from anomalib_gan.runtime.files import write_bytes, write_json
 from anomalib_gan.runtime.image import IMAGE_SUFFIXES, find_images, open_image
 from anomalib_gan.runtime.inspector import Inspection, Inspector, InvalidImage
+from pipelines.calibrate import rows_of_bar
+from pipelines.opening import open_inspector
 
 EXACT_PIXELS = 200_000_000  # up to here every pixel is ranked (about 1 GB); beyond, pixels are counted in ev.BINS bins
 GOOD = "good"
@@ -426,14 +429,26 @@ def _markdown(report: Mapping[str, Any], overlays: bool) -> str:
 
 
 def evaluate(
-    run: str | os.PathLike[str], dataset: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None
+    run: str | os.PathLike[str],
+    dataset: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    info_bar: Literal["auto"] | int = "auto",
+    bits: int | None = None,
+    white: float | None = None,
+    rescale: bool = False,
+    device: str = "auto",
+    tile: int = 1024,
+    threads: int | None = None,
 ) -> dict[str, Any]:
-    """`evaluate_dataset` for a run's folder; `out` defaults to run/evaluation/<dataset name>."""
-    from pipelines.opening import open_inspector
+    """`evaluate_dataset` for a run's folder; `out` defaults to run/evaluation/<dataset name>.
 
-    return evaluate_dataset(
-        open_inspector(run), dataset, out or Path(run) / "evaluation" / Path(dataset).resolve().name
-    )
+    `info_bar`, `bits` and `white` are those of `runtime.image.open_image`; `rescale`, `device`, `tile` and `threads`
+    those of `open_inspector`.
+    """
+    inspector = open_inspector(run, device=device, tile=tile, threads=threads, rescale=rescale)
+    inspector.opener = partial(open_image, info_bar=info_bar, bits=bits, white=white)
+    return evaluate_dataset(inspector, dataset, out or Path(run) / "evaluation" / Path(dataset).resolve().name)
 
 
 def print_report(report: Mapping[str, Any], out: Path, console: Console) -> None:
@@ -453,12 +468,34 @@ def print_report(report: Mapping[str, Any], out: Path, console: Console) -> None
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="Folder of a trained run, such as runs/x.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained model; calibrated, for defects hit.")],
     dataset: Annotated[
-        Path, typer.Argument(help="Dataset in MVTec layout: test/good, test/<defect>, ground_truth/<defect>.")
+        Path,
+        typer.Argument(
+            metavar="DATASET",
+            help="Labelled images in MVTec layout: test/good/\\*, test/KIND/\\*, ground_truth/KIND/NAME_mask.png.",
+        ),
     ],
     out: Annotated[Path | None, typer.Option(help="Where to write; default RUN/evaluation/DATASET.")] = None,
+    info_bar: str = typer.Option("auto", help="Rows at the bottom that are no image; `auto` reads or finds them."),
+    bits: int | None = typer.Option(None, help="Significant bits, such as 12 for a 12-bit detector in 16-bit files."),
+    white: float | None = typer.Option(None, help="Grey level of white; floating-point TIFFs need it."),
+    rescale: bool = typer.Option(False, help="Resample images whose pixel size differs from the training images'."),
+    device: str = typer.Option("auto", help="`cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU where there is one."),
+    tile: int = typer.Option(1024, help="Side in pixels of the tiles that large images are cut into."),
+    threads: int | None = typer.Option(None, help="Processor threads of the network."),
 ) -> None:
     """Measure a run on images with masks: AUROC, AP, AUPRO, F1-max, defects hit, plots, best and worst image."""
-    report = evaluate(run, dataset, out=out)
+    report = evaluate(
+        run,
+        dataset,
+        out=out,
+        info_bar=rows_of_bar(info_bar),
+        bits=bits,
+        white=white,
+        rescale=rescale,
+        device=device,
+        tile=tile,
+        threads=threads,
+    )
     print_report(report, out or run / "evaluation" / dataset.resolve().name, Console())

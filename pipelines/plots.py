@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from anomalib_gan.records.pictures import heat_range
 from anomalib_gan.runtime.files import write_bytes
 
 
@@ -22,13 +23,17 @@ def write(figure: Figure, path: Path) -> None:
 
 
 def curves(history: Sequence[dict[str, Any]], path: Path) -> None:
-    """One panel per player, one line per term: the values pale, their running mean over 5 % of the training on top."""
+    """One panel per player, one line per term: the values pale, their running mean over 5 % of the training on top.
+
+    The axis is logarithmic where all terms are positive and one would be flat beside another.
+    """
     players = list(dict.fromkeys(who for row in history for who in row["losses"]))
     if not players:
         return
     figure = Figure(figsize=(9, 2.6 * len(players) + 0.4), layout="constrained")
     panels = figure.subplots(len(players), 1, squeeze=False, sharex=True)[:, 0]
     for panel, who in zip(panels, players, strict=True):
+        spans = []
         for term in dict.fromkeys(term for row in history for term in row["losses"].get(who, ())):
             rows = [row for row in history if term in row["losses"].get(who, ())]
             steps = np.array([row["step"] for row in rows])
@@ -37,7 +42,10 @@ def curves(history: Sequence[dict[str, Any]], path: Path) -> None:
             padded = np.pad(values, (window // 2, window - 1 - window // 2), mode="edge")
             mean = np.convolve(padded, np.full(window, 1 / window), mode="valid")
             (line,) = panel.plot(steps, mean, linewidth=1.8, label=term, marker="o" if len(steps) == 1 else None)
-            panel.plot(steps, values, linewidth=0.6, alpha=0.25, color=line.get_color())
+            panel.plot(steps, values, linewidth=0.8, alpha=0.35, color=line.get_color())
+            spans.append((values.min(), mean.max()))
+        if min(low for low, _ in spans) > 0 and max(high for _, high in spans) > 20 * min(high for _, high in spans):
+            panel.set_yscale("log")
         panel.set_title(who, loc="left", fontsize=11)
         panel.set_ylabel("loss")
         panel.grid(alpha=0.3)
@@ -50,6 +58,7 @@ def reconstructions(rows: Sequence[tuple[Tensor, Tensor | None, Tensor]], scale:
     """Rows of input | reconstruction | map of normal patches: (C, H, W) in [-1, 1], and (H, W)."""
     rebuilt = rows[0][1] is not None
     columns = 3 if rebuilt else 2
+    coldest, hottest = heat_range((scale[0], scale[1]))
     width = max(image.shape[2] / image.shape[1] for image, _, _ in rows)
     figure = Figure(figsize=(3 * width * columns + 0.8, 3 * len(rows) + 0.3), layout="constrained")
     panels = figure.subplots(len(rows), columns, squeeze=False)
@@ -57,9 +66,7 @@ def reconstructions(rows: Sequence[tuple[Tensor, Tensor | None, Tensor]], scale:
         pictures = [picture for picture in (image, again) if picture is not None]
         for panel, picture in zip(line, pictures, strict=False):
             panel.imshow(_shown(picture), cmap="gray", vmin=0, vmax=1)
-        heat = line[-1].imshow(
-            values.cpu().numpy(), cmap="inferno", vmin=scale[0], vmax=max(scale[1], scale[0] + 1e-12)
-        )
+        heat = line[-1].imshow(values.cpu().numpy(), cmap="inferno", vmin=coldest, vmax=max(hottest, coldest + 1e-12))
         for panel in line:
             panel.set_axis_off()
     titles = ["normal patch", "reconstruction"] if rebuilt else ["normal patch"]

@@ -422,11 +422,13 @@ def _rows(result: Inspection) -> Rows:
 
 
 def command(
-    run: Path = typer.Argument(help="Folder of a trained and calibrated model, as `train` and `calibrate` made it."),
-    folder: Path = typer.Argument(help="Folder of the images to inspect, with all its sub-folders."),
+    run: Path = typer.Argument(
+        metavar="RUN", help="Folder of a trained and calibrated model, as `train` and `calibrate` made it."
+    ),
+    folder: Path = typer.Argument(metavar="FOLDER", help="Folder of the images to inspect, with all its sub-folders."),
     out: Path = typer.Option(help="Folder for the results; given again, the job goes on where it ended."),
     maps: bool = typer.Option(True, help="Write the maps: 16-bit TIFF on the fixed scale of normal images."),
-    masks: bool = typer.Option(True, help="Write the masks: 255 where the map is above the pixel threshold."),
+    masks: bool = typer.Option(True, help="Write the masks: 255 where the map is above the pixel threshold, else 0."),
     overlays: bool = typer.Option(True, help="Write the overlays: the image under its heat map, defects outlined."),
     info_bar: str = typer.Option("auto", help="Rows at the bottom that are no image; `auto` reads or finds them."),
     bits: int | None = typer.Option(None, help="Significant bits, such as 12 for a 12-bit detector in 16-bit files."),

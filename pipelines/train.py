@@ -27,6 +27,7 @@ from rich.progress import Progress as Bar
 from torch import Tensor
 
 from anomalib_gan import __version__, checkpoint, data, models
+from anomalib_gan.export import usable
 from anomalib_gan.model import Model, Spec
 from anomalib_gan.runtime.files import read_json, write_bytes, write_json
 from anomalib_gan.training import READ_EVERY, Progress, Trainer, derive_seed
@@ -115,9 +116,7 @@ class Place:
 @contextmanager
 def processes(device: str) -> Iterator[Place]:
     """The device; under torchrun this process also joins the others."""
-    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    if kind.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("no CUDA device is available: use --device cpu")
+    kind = usable(device)
     if kind.startswith("cuda"):
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True  # patches have one size
@@ -376,7 +375,9 @@ class Job:
         net = self.trainer.model
         training = views(self.crops.images, net, self.place.device)
         model = self.trainer.finish(training)
-        unseen = views([data.fill(region, net.patch) for region in self.kept], net, self.place.device)
+        unseen = views(
+            [data.fill(region, max(net.stride, net.smallest)) for region in self.kept], net, self.place.device
+        )
         with torch.no_grad():
             maps = [model.anomaly_map(x).float().cpu() for x in [*unseen, *training]]
         values = torch.cat([one.flatten() for one in maps]).numpy()
@@ -526,25 +527,40 @@ def reporting(console: Console, every: float = 10.0) -> Iterator[Callable[[Progr
 
 
 def command(
-    folder: Path = typer.Argument(..., help="Folder with normal images (or an MVTec data set: its train/good)."),
-    out: Path = typer.Option(..., "--out", help="Folder for the run: checkpoint, curves, pictures, card."),
-    model: str = typer.Option("fcbigan", help="Model of the zoo."),
+    folder: Path = typer.Argument(
+        ...,
+        metavar="NORMAL_DIR",
+        help="Folder of normal images, with sub-folders; of a data set in MVTec layout its train/good.",
+    ),
+    out: Path = typer.Option(..., "--out", help="New folder for the run: checkpoint, curves, pictures, card."),
+    model: str = typer.Option("fcbigan", help=f"What to train: {', '.join(sorted(models.MODELS))}."),
     minutes: float = typer.Option(
-        MINUTES, help="Length of the training; the number of steps is planned from the speed."
+        MINUTES, help="Length of the training in minutes; the number of steps is planned from the speed of the first."
     ),
     steps: int | None = typer.Option(None, help="Length of the training in steps, instead of minutes."),
-    seed: int = typer.Option(0, help="Seed of everything random."),
-    device: str = typer.Option("auto", help="auto, cpu or cuda."),
-    threads: int | None = typer.Option(None, help="Processor threads of torch."),
+    seed: int = typer.Option(
+        0, help="Seed of everything random; with `--steps`, on a CPU and with as many threads, runs repeat."
+    ),
+    device: str = typer.Option("auto", help="`cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU where there is one."),
+    threads: int | None = typer.Option(None, help="Processor threads of the network; default: as torch finds best."),
     resume: bool = typer.Option(False, "--resume", help="Continue an interrupted run with the settings it began with."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be done, and write nothing."),
-    param: list[str] = typer.Option([], "--param", help="key=value for the model's constructor; may be repeated."),
-    info_bar: str = typer.Option("auto", help="Rows at the bottom that are no image: auto, or their number (0: none)."),
+    param: list[str] = typer.Option(
+        [], "--param", help="`key=value` for the model, such as `alpha=0.5`; may be repeated."
+    ),
+    info_bar: str = typer.Option("auto", help="Rows at the bottom that are no image; `auto` reads or finds them."),
     flips: bool = typer.Option(True, help="Also train on mirrored patches; off where the texture has a direction."),
-    jitter: float = typer.Option(0.1, help="Random change of brightness and contrast, as a share."),
+    jitter: float = typer.Option(0.1, help="Random change of brightness and contrast of the patches, as a share."),
     checkpoint_every: float = typer.Option(60.0, help="Seconds between checkpoints."),
 ) -> None:
-    """Learn what normal images look like: train a model on a folder of normal images."""
+    """Learn what normal images look like: train a model on a folder of normal images, one or thousands.
+
+    The images show one material at one magnification, and no defect. Some of their pixels are held back, for
+    `calibrate`, which is the next step. `--dry-run` says what would be done and lists the images that look least like
+    the rest; look at reconstructions.png and curves.png in the run's folder afterwards.
+
+    Exit code: 0 done, 2 an error, 130 stopped by Ctrl-C; `--resume` goes on with a run that was stopped.
+    """
     if info_bar != "auto" and not info_bar.isdigit():
         raise ValueError(f"--info-bar {info_bar}: give auto or a number of rows")
     try:
@@ -565,6 +581,10 @@ def command(
             jitter=jitter,
             checkpoint_every=checkpoint_every,
         )
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"{error}: start anew with smaller batches (--param batch=...), or with --device cpu"
+        ) from error
     except KeyboardInterrupt:
         typer.echo(f"interrupted: continue with anomalib-gan train {folder} --out {out} --resume", err=True)
         raise typer.Exit(130) from None

@@ -255,7 +255,7 @@ def test_the_mean_over_images_leaves_out_undefined_ones() -> None:
 class Brightness:
     """A backend whose map is the grey level itself."""
 
-    channels, stride, halo = 1, 8, 8
+    channels, stride, halo, smallest = 1, 8, 8, 8
     scale = SCALE
     hash, device, pixel_size = "b" * 64, "numpy", None
 

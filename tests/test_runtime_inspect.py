@@ -43,7 +43,7 @@ class Net:
     def __init__(self, stride: int = 4, channels: int = 1, pixel_size: float | None = None, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.stride, self.channels, self.pixel_size = stride, channels, pixel_size
-        self.halo = max(RADIUS, 2 * stride - 1)
+        self.halo, self.smallest = max(RADIUS, 2 * stride - 1), stride
         self.fine = rng.normal(size=(channels, 2 * RADIUS + 1, 2 * RADIUS + 1))
         self.coarse = rng.normal(size=(3, 3))
         self.place = rng.random((stride, stride)) + 0.5
@@ -152,8 +152,25 @@ def test_bands_of_a_very_wide_image_are_low(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_tile_below_the_stride_and_an_image_below_it_are_refused_with_the_mend() -> None:
     with pytest.raises(ValueError, match="raise the tile size"):
         Inspector(Net(8), tile=4)
-    with pytest.raises(ImageError, match=r"7x30 is smaller than the model's stride 8 px: pad or enlarge"):
+    with pytest.raises(ImageError, match=r"7x30 is smaller than the model's smallest image, 8x8 px: pad or enlarge"):
         inspect(Net(8), grey(0, 7, 30))
+
+
+@settings(max_examples=60, deadline=None)
+@given(*[st.integers(1, 300)] * 2, st.integers(8, 96), st.integers(0, 60), st.integers(1, 8))
+def test_no_window_is_smaller_than_the_models_smallest_image(
+    height: int, width: int, tile: int, halo: int, strides: int
+) -> None:
+    net = Level()
+    net.stride, net.halo, net.smallest = 8, halo, 8 * strides  # type: ignore[misc]
+    image = grey(0, height, width)
+    if min(height, width) < net.smallest:
+        with pytest.raises(ImageError, match=f"smallest image, {net.smallest}x{net.smallest} px: pad or enlarge"):
+            inspect(net, image, tile=tile)
+        assert not net.sizes
+    else:
+        np.testing.assert_array_equal(inspect(net, image, tile=tile).map, image)
+        assert min(side for size in net.sizes for side in size[2:]) >= net.smallest
 
 
 def test_rows_are_asked_for_once_and_in_order() -> None:
@@ -248,7 +265,7 @@ def test_channels_are_adapted_only_where_nothing_is_lost() -> None:
 class Level:
     """A detector whose map is the grey level, for what is done around it."""
 
-    channels, stride, halo, scale, hash, device = 1, 1, 0, (0.0, 1.0), "1" * 64, "cpu"
+    channels, stride, halo, smallest, scale, hash, device = 1, 1, 0, 1, (0.0, 1.0), "1" * 64, "cpu"
 
     def __init__(self, pixel_size: float | None = None, action: Callable[[], Any] = lambda: None) -> None:
         self.pixel_size, self.action, self.sizes = pixel_size, action, list[tuple[int, ...]]()

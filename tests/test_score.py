@@ -35,7 +35,7 @@ from pipelines.score import score_folder
 class Filter:
     """A detector: how far a pixel's neighbourhood of 3x3 lies from that of 17x17."""
 
-    channels, stride, halo, scale, hash, device, pixel_size = 1, 8, 16, (0.0, 0.1), "ab" * 32, "cpu", None
+    channels, stride, halo, smallest, scale, hash, device, pixel_size = 1, 8, 16, 8, (0.0, 0.1), "ab" * 32, "cpu", None
 
     def __init__(self) -> None:
         self.calls = 0

@@ -137,6 +137,7 @@ def test_resume_with_other_images_is_refused(folder, tmp_path, monkeypatch):
         train(folder, out=tmp_path / "x", resume=True)
 
 
+@pytest.mark.slow
 def test_minutes_are_planned_once_and_the_plan_is_law(folder, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         interrupted(patch, at=2)

@@ -288,9 +288,11 @@ def test_a_model_comes_back_as_it_was_stored(stored):
     assert same(model.state_dict(), state["settled"])
     assert not model.training
     again = {name: tensor.clone() for name, tensor in state["settled"].items()}
-    assert checkpoint.weights_hash(again) == state["hash"]
+    spec = {"params": {"width": 4}, "name": "toy"}
+    assert checkpoint.model_hash(spec, again) == state["hash"]
+    assert checkpoint.model_hash({**spec, "params": {"width": 4, "noise": 0.4}}, again) != state["hash"]
     next(iter(again.values())).view(-1)[0] += 1e-3
-    assert checkpoint.weights_hash(again) != state["hash"]
+    assert checkpoint.model_hash(spec, again) != state["hash"]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])

@@ -42,10 +42,10 @@ class FCBiGAN(Model):
     `shrink`: the working scale is 1/shrink of the image. `padding`: True pads every layer (codes at stride 8, answers
     at stride 4), False pads none, so that a 32 x 32 patch has exactly one code and one answer. `score`: "default"
     makes D's answer a probability, whose log-odds and the residual are standardised on normal images before mixing,
-    "source" mixes the formula's terms as they are. `alpha`: the critic's share. `likelihood`: weight of -log p(E(s)), p the Gaussian of normal
-    codes. `smoothing`: sigma in working pixels. `adversarial`, `reconstruction`, `negatives`: weights of the named
-    terms. `norm`: the residual, "ssim", "l1" or "l2". `penalised`: who descends the reconstruction penalty, "both" or
-    "encoder".
+    "source" mixes the formula's terms as they are. `alpha`: the critic's share. `likelihood`: weight of -log p(E(s)),
+    p the Gaussian of normal codes. `smoothing`: sigma in working pixels. `adversarial`, `reconstruction`,
+    `negatives`: weights of the named terms. `norm`: the residual, "ssim", "l1" or "l2". `penalised`: who descends the
+    reconstruction penalty, "both" or "encoder".
     """
 
     def __init__(

@@ -25,7 +25,9 @@ TILE = 256
 SPAN = 16.0
 """A map file reaches from the low end of the normal scale over so many times the scale's length."""
 HEAT_SPAN = 2.0
-"""Overlays reach full heat at so many times the length of the normal scale."""
+"""Heat colours reach from the low end of the normal scale over so many times the scale's length."""
+VISIBLE = (0.5, 1.25)
+"""Over an image heat begins to show at the first share of the normal scale and is densest from the second on."""
 PREVIEW = 2048
 """Longest side of an overlay (pixels)."""
 OUTLINE = (255, 224, 64)
@@ -55,6 +57,12 @@ class Spool:
 
     def close(self) -> None:
         self.file.close()
+
+
+def heat_range(scale: tuple[float, float]) -> tuple[float, float]:
+    """The values of a map that are drawn coldest and hottest, in every picture."""
+    low, high = scale
+    return low, low + HEAT_SPAN * (high - low)
 
 
 def write_map(path: Path, rows: Rows, height: int, width: int, scale: tuple[float, float]) -> None:
@@ -119,10 +127,12 @@ def write_overlay(
 
     dark, bright = np.percentile(grey[~np.isnan(heat)] if not np.isnan(heat).all() else grey, (0.5, 99.5))
     tone = np.clip((grey - dark) / max(bright - dark, 1e-9), 0, 1) * np.where(np.isnan(heat), 0.45, 0.92)
-    low, high = scale
-    warmth = np.nan_to_num(np.clip((heat - low) / (HEAT_SPAN * (high - low)), 0, 1)).astype(np.float32)
+    low, high = heat_range(scale)
+    warmth = np.nan_to_num(np.clip((heat - low) / (high - low), 0, 1)).astype(np.float32)
     colours = cv2.applyColorMap(np.rint(warmth * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    opacity = (0.65 * warmth * warmth * (3 - 2 * warmth))[..., None]
+    begin, end = VISIBLE
+    shown = np.clip((HEAT_SPAN * warmth - begin) / (end - begin), 0, 1)
+    opacity = (0.65 * shown * shown * (3 - 2 * shown))[..., None]
     picture = np.ascontiguousarray((1 - opacity) * tone[..., None] * 255 + opacity * colours, np.float32)
     picture = np.rint(picture).astype(np.uint8)
 

@@ -85,8 +85,8 @@ class Calibration:
         warnings = []
         if unit == "tiles":
             warnings.append(
-                f"from {n} tiles of few large images, {tiles_per_image:g} to an image: every rate assumes independent "
-                "tiles, which neighbours are not; calibrate with whole good images from the line"
+                f"from {n} tiles of few large images, {tiles_per_image:.3g} to an image: every rate assumes "
+                "independent tiles, which neighbours are not; calibrate with whole good images from the line"
             )
         ranks = {}
         for name, wanted in (("rate", rate), ("reject rate", reject_rate), ("pixel rate", pixel_rate)):

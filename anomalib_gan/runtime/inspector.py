@@ -48,6 +48,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def smallest(self) -> int:
+        """Least height and width, a multiple of `stride`."""
+        ...
+
+    @property
     def scale(self) -> tuple[float, float]:
         """(low, high) of the map on normal images: the fixed scale of all heat maps."""
         ...
@@ -166,7 +171,8 @@ class Inspector:
                 "calibrate again"
             )
         self.backend = backend
-        self.grid = Grid(tile, backend.halo, backend.stride)
+        # A window holds the whole image, or a core of one stride and a halo: none is below the model's smallest image.
+        self.grid = Grid(tile, max(backend.halo, backend.smallest - backend.stride), backend.stride)
         self.calibration = calibration
         self.rescale = rescale
         self.opener = opener
@@ -382,10 +388,11 @@ class Inspector:
         read: Callable[[int, int], NDArray[Any]],
         timing: dict[str, float],
     ) -> Iterator[tuple[int, Map]]:
-        stride = self.grid.stride
-        if min(height, width) < stride:
+        smallest = self.backend.smallest
+        if min(height, width) < smallest:
             raise ImageError(
-                f"{name}: image {height}x{width} is smaller than the model's stride {stride} px: pad or enlarge it"
+                f"{name}: image {height}x{width} is smaller than the model's smallest image, {smallest}x{smallest} px: "
+                "pad or enlarge it"
             )
         held: NDArray[Any] = np.empty((0, width, channels))  # rows first.. of the image: read and still needed
         first = 0
