@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 from anomalib_gan.export import TorchBackend, scaled
+from anomalib_gan.records.pictures import heat_range
 from anomalib_gan.runtime.image import open_image
 from anomalib_gan.runtime.inspector import Inspector
 from pipelines.opening import open_inspector
@@ -37,7 +38,7 @@ def draw(inspector: Inspector, images: list[Path], out: Path) -> None:
     aspect = max(pixels.shape[0] / pixels.shape[1] for _, _, pixels, _ in found)
     figure = Figure(figsize=(12.6, 0.4 + (2.9 * aspect + 0.1) * len(found)), layout="constrained")
     panels = figure.subplots(len(found), len(TITLES), squeeze=False)
-    low, high = inspector.backend.scale
+    low, high = heat_range(inspector.backend.scale)
     for line, (path, result, pixels, white) in zip(panels, found, strict=True):
         assert result.map is not None  # no sink took it
         map = result.map[: result.content]

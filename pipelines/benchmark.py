@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from anomalib_gan.benchmarking import csv_of, markdown
+from anomalib_gan.benchmarking import between, csv_of, markdown
 from anomalib_gan.runtime.files import read_json, write_bytes, write_json
 
 # A row of the table: the model of the zoo and the constructor's keywords that differ from its defaults.
@@ -41,12 +41,13 @@ def accuracy(
     device: str = "auto",
     threads: int | None = None,
     sweep: bool = True,
+    readme: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Trains and evaluates every row with every seed on every data set (MVTec layout): out/accuracy.md and .csv.
 
     `minutes` (or `steps`) is each training's budget. What is finished is not done again: called again after a kill, it
-    goes on. The table holds all that `out` holds. `sweep` also evaluates source mode at every alpha of ALPHAS, for its
-    source gives none. Returns the Markdown's path.
+    goes on. The table holds all that `out` holds; with `readme` it is also put between that file's markers. `sweep`
+    also evaluates source mode at every alpha of ALPHAS, for its source gives none. Returns the Markdown's path.
     """
     from anomalib_gan.runtime.calibration import Calibration
     from pipelines.calibrate import calibrate
@@ -93,24 +94,21 @@ def accuracy(
                             "image_auroc": report["overall"]["image_auroc"],
                             "steps": card["steps"],
                             "seconds": card["duration_s"],
-                            "threads": card["settings"]["threads"],
-                            "machine": card["machine"],
                             "alphas": alphas,
                             "ms_per_megapixel": per_megapixel(inspector),
                         },
                     )
     order = {row: place for place, row in enumerate(ROWS)}
-    found = [read_json(done) for done in out.glob("*/*/benchmark.json")]
+    finished = list(out.glob("*/*/benchmark.json"))
+    found = [{**read_json(done), "card": read_json(done.parent / "card.json")} for done in finished]
     found.sort(key=lambda one: (one["data"], order[one["row"]], one["seed"]))
-    text = markdown(found, " ".join(["anomalib-gan", *map(quoted, sys.argv[1:])]))
+    text = markdown(found)
     write_bytes(out / "accuracy.md", text.encode())
     write_bytes(out / "accuracy.csv", csv_of(found).encode())
+    if readme is not None:
+        write_bytes(readme, between(Path(readme).read_text(encoding="utf-8"), "accuracy", text).encode())
     console.print(text, markup=False)
     return out / "accuracy.md"
-
-
-def quoted(argument: str) -> str:
-    return f"'{argument}'" if " " in argument else argument
 
 
 def per_megapixel(inspector: Any, repeats: int = 5) -> float:
@@ -134,10 +132,12 @@ def speed(
     device: str = "auto",
     threads: int | None = None,
     repeats: int = 20,
+    readme: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Times one image file from its bytes to verdict and defects: in a warm process, and as a cold command.
 
-    Writes out/speed.md with median and 95th percentile of `repeats` calls, and their parts. Returns its path.
+    Writes out/speed.md with median and 95th percentile of `repeats` calls, and their parts; with `readme` also between
+    that file's markers. Returns the Markdown's path.
     """
     import torch
 
@@ -151,16 +151,13 @@ def speed(
         begin = time.perf_counter()
         results.append(inspector(data))
         spent.append(time.perf_counter() - begin)
-    folder = Path(out) / "cold"
-    folder.mkdir(parents=True, exist_ok=True)
-    one = folder / Path(image).name
-    write_bytes(one, data)
-    begin = time.perf_counter()
-    cold = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", "score", str(run), str(folder), "--out", str(folder / "results")],
-        capture_output=True,
-    )
-    took = time.perf_counter() - begin
+    with tempfile.TemporaryDirectory() as scratch:
+        new = Path(scratch) / "new"
+        write_bytes(new / Path(image).name, data)
+        order = ["score", str(run), str(new), "--out", str(Path(scratch) / "results"), "--device", device]
+        begin = time.perf_counter()
+        cold = subprocess.run([sys.executable, "-m", "pipelines.cli", *order], capture_output=True)
+        took = time.perf_counter() - begin
     if cold.returncode not in (0, 1):
         raise ValueError(f"the cold command failed: {cold.stderr.decode(errors='replace')}")
     first = results[0]
@@ -182,10 +179,14 @@ def speed(
         "| image | warm, median | warm, 95th percentile | parts of the warm call | cold command | threads |\n"
         "|---|---|---|---|---|---|\n"
         f"| {row['image']} | {1000 * row['median_s']:.0f} ms | {1000 * row['p95_s']:.0f} ms | {told} | "
-        f"{took:.1f} s | {row['threads']} |\n"
+        f"{took:.1f} s | {row['threads']} |\n\n"
+        f"    anomalib-gan benchmark speed --run RUN --image {Path(image).name}\n\n"
+        f"{row['date']}; {row['machine']}, on {row['device']}.\n"
     )
     write_bytes(Path(out) / "speed.md", text.encode())
-    print(text + json.dumps({key: row[key] for key in ("device", "machine", "date")}))
+    if readme is not None:
+        write_bytes(readme, between(Path(readme).read_text(encoding="utf-8"), "speed", text).encode())
+    print(text)
     return Path(out) / "speed.md"
 
 
@@ -278,6 +279,7 @@ def command(
         str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU where there is one.")
     ] = "auto",
     threads: Annotated[int | None, typer.Option(help="Processor threads of the network.")] = None,
+    readme: Annotated[Path | None, typer.Option(help="File between whose markers the table also goes.")] = None,
 ) -> None:
     """Measure accuracy on labelled data sets, the speed of a run, or what it generates, into tables."""
     if what == "accuracy":
@@ -286,7 +288,7 @@ def command(
         chosen = [row.strip() for row in rows.split(",")]
         accuracy(
             data, out=out, rows=chosen, seeds=[int(seed) for seed in seeds.split(",")], minutes=minutes, steps=steps,
-            device=device, threads=threads,
+            device=device, threads=threads, readme=readme,
         )  # fmt: skip
     elif what == "generation":
         if run is None:
@@ -295,4 +297,4 @@ def command(
     elif run is None or image is None:
         raise typer.BadParameter("give --run RUN and --image FILE")
     else:
-        speed(run, image, out=out, device=device, threads=threads)
+        speed(run, image, out=out, device=device, threads=threads, readme=readme)
