@@ -191,7 +191,11 @@ def speed(
 
 
 def generation(
-    run: str | os.PathLike[str], *, out: str | os.PathLike[str] = "runs/benchmark", size: tuple[int, int] = (704, 1024)
+    run: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] = "runs/benchmark",
+    size: tuple[int, int] = (704, 1024),
+    readme: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Is what a run generates its material, or noise of the right colour? Writes out/generation.md, returns its path.
 
@@ -253,6 +257,8 @@ def generation(
     lines += ["radial log spectra. Grey levels: earth mover's distance in half ranges."]
     text = "\n".join(lines) + "\n"
     write_bytes(Path(out) / "generation.md", text.encode())
+    if readme is not None:
+        write_bytes(readme, between(Path(readme).read_text(encoding="utf-8"), "generation", text).encode())
     print(text)
     return Path(out) / "generation.md"
 
@@ -293,7 +299,7 @@ def command(
     elif what == "generation":
         if run is None:
             raise typer.BadParameter("give --run RUN")
-        generation(run, out=out)
+        generation(run, out=out, readme=readme)
     elif run is None or image is None:
         raise typer.BadParameter("give --run RUN and --image FILE")
     else:
