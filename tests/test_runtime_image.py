@@ -728,15 +728,16 @@ def test_no_info_bar_is_seen_where_there_is_none(kind: str) -> None:
         assert picture.content == picture.height
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not here")
-def test_no_info_bar_is_seen_in_real_normal_images_and_one_drawn_is() -> None:
-    paths = find_images(REAL / "nanotwice") + find_images(REAL / "magnetic_tile" / "train")[::5]
+def test_no_info_bar_is_seen_in_normal_images_and_one_drawn_is() -> None:
+    paths = find_images(ROOT / "data_samples" / "train")
+    if REAL.is_dir():  # real images, where somebody has put them beside the checkout
+        paths += find_images(REAL / "nanotwice") + find_images(REAL / "magnetic_tile" / "train")[::5]
     paths = [path for path in paths if "ground_truth" not in path.parts]
-    assert len(paths) > 100
+    assert len(paths) >= 6
     for path in paths:
         with open_image(path) as picture:
             assert picture.content == picture.height, path
-            if picture.width >= 600:
+            if picture.width >= 500:
                 array = picture.rows(0, picture.height)[..., 0]
                 with open_image(draw_bar(array, 50)) as barred:
                     assert barred.content == picture.height, path
