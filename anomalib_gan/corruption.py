@@ -1,4 +1,4 @@
-"""Synthetic defects: normal patches spoilt at random, generic on purpose and never tuned on real defects.
+"""Synthetic defects: normal patches spoilt at random, generic on purpose and not fitted to real defects.
 
 A corruption is a *shape* (where) times a *fill* (what). `corrupt` draws from the families a critic is trained on;
 `corrupt_held_out` draws from families that share no fill with them, so that settings can be chosen on defects which
