@@ -49,3 +49,23 @@ def phase_shuffled(image: Image, seed: int = 0) -> Image:
     spectrum = np.fft.fft2(image - image.mean())
     shuffled = np.fft.ifft2(np.abs(spectrum) * phase / np.maximum(np.abs(phase), 1e-12)).real + image.mean()
     return np.clip(shuffled, -1.0, 1.0)
+
+
+def table(samples: Sequence[Image], normals: Sequence[Image]) -> dict[str, dict[str, float]]:
+    """Mean `distances` of samples, of each normal image and of each with its phases shuffled, from the other normals.
+
+    All images are (H, W) in [-1, 1], at least two of them normal; larger ones are cut to the smallest, since the ring
+    of a frequency should hold as much in all.
+    """
+    if len(normals) < 2:
+        raise ValueError(f"{len(normals)} normal images cannot be compared with each other: at least 2 are needed")
+    height, width = np.min([image.shape for image in (*samples, *normals)], axis=0)
+    samples, normals = ([image[:height, :width] for image in images] for images in (samples, normals))
+    found: dict[str, list[dict[str, float]]] = {"sample": [], "normal image": [], "normal image, phases shuffled": []}
+    for i, normal in enumerate(normals):
+        others = [*normals[:i], *normals[i + 1 :]]
+        found["sample"] += [distances(image, others) for image in samples]
+        found["normal image"].append(distances(normal, others))
+        found["normal image, phases shuffled"].append(distances(phase_shuffled(normal, i), others))
+    means = lambda each: {term: float(np.mean([one[term] for one in each])) for term in each[0]}  # noqa: E731
+    return {name: means(each) for name, each in found.items()}

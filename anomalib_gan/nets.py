@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import avg_pool2d, interpolate
 
 
 def block(conv: nn.Module, width: int) -> nn.Sequential:
@@ -30,6 +30,15 @@ def judged(*nets: nn.Module) -> Iterator[None]:
     finally:
         for net, mode in zip(nets, modes, strict=True):
             net.train(mode)
+
+
+def finer(width: int, to: int) -> nn.Sequential:
+    """(N, width, h, w) -> (N, to, 2h, 2w) by sub-pixel convolution (Shi et al., 2016): each place answers for four.
+
+    As good as a transposed convolution, of which quantised graphs know nothing; repeated pixels were learnt far slower.
+    """
+    conv = nn.Conv2d(width, 4 * to, 1, bias=False)
+    return nn.Sequential(conv, nn.PixelShuffle(2), nn.BatchNorm2d(to), nn.LeakyReLU(0.2))
 
 
 class Residual(nn.Module):
@@ -60,17 +69,16 @@ def encoder(channels: int, widths: Sequence[int], code: int) -> nn.Sequential:
 def generator(code: int, widths: Sequence[int], channels: int) -> nn.Sequential:
     """(N, code, h, w) -> (N, channels, 8h, 8w) in [-1, 1].
 
-    The last step to full resolution repeats pixels and convolves: a transposed convolution there leaves checkerboards
-    in what is generated from codes that no image has.
+    Nothing is computed beyond stride 4: the last convolution answers for the 4 x 4 pixels of its place, which are then
+    laid out.
     """
-    w1, w2, w3 = widths
+    _, w2, w3 = widths
     return nn.Sequential(
         block(nn.Conv2d(code, w3, 3, padding=1, bias=False), w3),
-        block(nn.ConvTranspose2d(w3, w2, 4, stride=2, padding=1, bias=False), w2),
-        block(nn.ConvTranspose2d(w2, w1, 4, stride=2, padding=1, bias=False), w1),
-        nn.Upsample(scale_factor=2, mode="nearest"),
-        block(nn.Conv2d(w1, w1 // 2, 3, padding=1, bias=False), w1 // 2),
-        nn.Conv2d(w1 // 2, channels, 3, padding=1),
+        finer(w3, w2),
+        block(nn.Conv2d(w2, w2, 3, padding=1, bias=False), w2),
+        nn.Conv2d(w2, 16 * channels, 3, padding=1),
+        nn.PixelShuffle(4),
         nn.Tanh(),
     )
 
@@ -121,15 +129,15 @@ class PatchCritic(nn.Module):
 
 
 class DenseCritic(nn.Module):
-    """D(s, z) that answers at every fourth pixel: (N, C, 8h, 8w) and (N, code, h, w) -> (N, 1, 2h, 2w).
+    """D(s, z) that answers at every fourth pixel: (N, C, 8h, 8w) and (N, code, h, w) -> (N, answers, 2h, 2w).
 
     A contracting path to stride 8, where the code joins the image's features, and one step back to stride 4.
     """
 
     stride, border = 4, 0
-    reach = 72
+    reach = 68
 
-    def __init__(self, channels: int, width: int, code: int) -> None:
+    def __init__(self, channels: int, width: int, code: int, answers: int = 1) -> None:
         super().__init__()
         w1, w2, w3 = width // 2, width, 3 * width // 2
         self.fine = nn.Sequential(
@@ -140,8 +148,8 @@ class DenseCritic(nn.Module):
         self.down = block(nn.Conv2d(w2, w3, 4, stride=2, padding=1, bias=False), w3)
         self.code = nn.Conv2d(code, w3, 1)
         self.coarse = nn.Sequential(Residual(w3, 1), Residual(w3, 2))
-        self.up = block(nn.ConvTranspose2d(w3, w2, 4, stride=2, padding=1, bias=False), w2)
-        self.head = nn.Sequential(block(nn.Conv2d(w2, w2, 3, padding=1, bias=False), w2), nn.Conv2d(w2, 1, 1))
+        self.up = finer(w3, w2)
+        self.head = nn.Sequential(block(nn.Conv2d(w2, w2, 3, padding=1, bias=False), w2), nn.Conv2d(w2, answers, 1))
 
     def forward(self, s: Tensor, z: Tensor) -> Tensor:
         fine = self.fine(s)
@@ -149,9 +157,11 @@ class DenseCritic(nn.Module):
         return self.head(fine + self.up(coarse))
 
 
-def to_pixels(answers: Tensor, stride: int, border: int) -> Tensor:
-    """Brings answers at every `stride` pixels to the pixel grid, bilinearly; a border of unanswered pixels repeats
-    the edge.
-    """
-    field = interpolate(answers, scale_factor=float(stride), mode="bilinear", align_corners=False)
-    return pad(field, (border,) * 4, mode="replicate") if border else field
+def shrink(x: Tensor, factor: int) -> Tensor:
+    """(N, C, factor h, factor w) -> (N, C, h, w) by means of factor x factor pixels."""
+    return avg_pool2d(x, factor) if factor > 1 else x
+
+
+def enlarge(x: Tensor, factor: int) -> Tensor:
+    """(N, C, h, w) -> (N, C, factor h, factor w), bilinear."""
+    return interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False) if factor > 1 else x

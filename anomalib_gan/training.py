@@ -91,8 +91,8 @@ class Trainer:
         tensors = [*model.parameters(), *model.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")
         self.cuda = self.device.type == "cuda"
-        if self.cuda and not any(tensor.dim() == 5 for tensor in tensors):
-            model.to(memory_format=torch.channels_last)
+        if not any(tensor.dim() == 5 for tensor in tensors):
+            model.to(memory_format=torch.channels_last)  # faster on processors too
         self.parameters = {
             who: list(dict.fromkeys(parameter for parameter in player.parameters() if parameter.requires_grad))
             for who, player in self.players.items()
@@ -152,7 +152,7 @@ class Trainer:
         while True:
             x = self.batches(self.drawn)
             self.drawn += 1
-            yield x.contiguous(memory_format=torch.channels_last) if self.cuda and x.dim() == 4 else x
+            yield x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast("cuda", dtype=torch.bfloat16) if self.cuda else nullcontext()
@@ -240,7 +240,7 @@ class Trainer:
         """
         self._look()
         torch.manual_seed(derive_seed(self.seed, "settle"))
-        model = copy.deepcopy(self.ema)
+        model = copy.deepcopy(self.ema).to(memory_format=torch.contiguous_format)  # as a model that is loaded again
         model.settle(normals)
         return model.eval()
 

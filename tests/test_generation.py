@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_gan.generation import distances, histogram, phase_shuffled, radial_spectrum
+from anomalib_gan.generation import distances, histogram, phase_shuffled, radial_spectrum, table
 
 RNG = np.random.default_rng(0)
 
@@ -35,6 +35,18 @@ def test_a_normal_image_is_nearer_than_white_noise_in_both():
     normals = [fibres(seed) for seed in range(1, 5)]
     normal, noise = distances(fibres(0), normals), distances(RNG.uniform(-1, 1, (128, 160)), normals)
     assert normal["spectrum"] < noise["spectrum"] and normal["histogram"] < noise["histogram"]
+
+
+def test_the_table_judges_each_normal_by_the_others_and_samples_by_all():
+    normals = [fibres(seed) for seed in range(1, 5)]
+    found = table([fibres(9), fibres(10)], normals)
+    assert found["sample"]["histogram"] < found["normal image, phases shuffled"]["histogram"]
+    same = table(normals, [*normals, *normals])
+    assert same["sample"]["spectrum"] < same["normal image, phases shuffled"]["spectrum"]
+    noise = table([RNG.uniform(-1, 1, (128, 160))], normals)
+    assert noise["sample"]["spectrum"] > 2 * noise["normal image"]["spectrum"]
+    with pytest.raises(ValueError, match="at least 2"):
+        table(normals, normals[:1])
 
 
 def test_closed_forms():

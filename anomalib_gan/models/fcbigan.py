@@ -7,7 +7,8 @@ map:
     A(s) = alpha (D(s, E(s)) - 1)^2 + (1 - alpha) ||G(E(s)) - s||_2,   possibly also -log p(E(s))
 
 At the game's equilibrium D says nothing on real pairs; a critic that also sees spoilt normal pairs as fakes (Negative
-Data Augmentation, Sinha et al., 2021), and answers for every place, keeps something to say.
+Data Augmentation, Sinha et al., 2021), and answers for every place, keeps something to say. So D gives two answers, one
+to the game and one to the question whether a place is spoilt, whose log-odds are the map's; in source mode it is one.
 """
 
 from __future__ import annotations
@@ -18,21 +19,25 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, interpolate
+from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, pad
 
 from anomalib_gan.corruption import corrupt
+from anomalib_gan.grain import SIDE as GRAIN
+from anomalib_gan.grain import drawn, grain, unshrink
 from anomalib_gan.model import Model, Move, Player, refresh
 from anomalib_gan.nets import (
     DenseCritic,
     PatchCritic,
     encoder,
+    enlarge,
     generator,
     judged,
     patch_encoder,
     patch_generator,
-    to_pixels,
+    shrink,
 )
 from anomalib_gan.objectives import OBJECTIVES
+from anomalib_gan.penalties import grey_gap, spectrum_gap
 from anomalib_gan.residuals import RESIDUALS, smooth
 
 
@@ -41,11 +46,12 @@ class FCBiGAN(Model):
 
     `shrink`: the working scale is 1/shrink of the image. `padding`: True pads every layer (codes at stride 8, answers
     at stride 4), False pads none, so that a 32 x 32 patch has exactly one code and one answer. `score`: "default"
-    makes D's answer a probability, whose log-odds and the residual are standardised on normal images before mixing,
-    "source" mixes the formula's terms as they are. `alpha`: the critic's share. `likelihood`: weight of -log p(E(s)),
-    p the Gaussian of normal codes. `smoothing`: sigma in working pixels. `adversarial`, `reconstruction`,
-    `negatives`: weights of the named terms. `norm`: the residual, "ssim", "l1" or "l2". `penalised`: who descends the
-    reconstruction penalty, "both" or "encoder".
+    standardises log-odds and residual on normal images, at D's stride, before mixing, "source" mixes the formula's
+    terms as they are, at every pixel. `alpha`: the critic's share. `likelihood`: weight of -log p(E(s)), p the Gaussian
+    of normal codes. `smoothing`: sigma in working pixels. `adversarial`, `reconstruction`, `negatives`: weights of the
+    named terms; `texture`: of what G descends so that its samples have the images' power spectrum and grey levels.
+    `norm`: the residual, "ssim", "l1" or "l2". `penalised`: who descends the reconstruction penalty, "both" or
+    "encoder".
     """
 
     def __init__(
@@ -66,13 +72,15 @@ class FCBiGAN(Model):
         norm: Literal["ssim", "l1", "l2"] = "ssim",
         penalised: Literal["both", "encoder"] = "both",
         negatives: float = 1.0,
+        texture: float = 0.3,
         critic_steps: int = 6,
         lr: float = 2e-3,
     ) -> None:
         super().__init__()
         self.channels, self.code, self.patch, self.batch, self.shrink = channels, code, patch, batch, shrink
         self.score, self.alpha, self.likelihood, self.smoothing = score, alpha, likelihood, smoothing
-        self.adversarial, self.reconstruction, self.negatives = adversarial, reconstruction, negatives
+        self.adversarial, self.reconstruction = adversarial, reconstruction
+        self.negatives, self.texture = negatives, texture
         self.norm, self.penalised, self.critic_steps, self.lr = norm, penalised, critic_steps, lr
         self.objective = OBJECTIVES["least-squares"]
         self.E: torch.nn.Module
@@ -81,18 +89,21 @@ class FCBiGAN(Model):
         if padding:
             widths = (width // 2, width, 3 * width // 2)
             self.E, self.G = encoder(channels, widths, code), generator(code, widths, channels)
-            self.D = DenseCritic(channels, width, code)
+            self.D = DenseCritic(channels, width, code, answers=1 if score == "source" else 2)
         else:
             self.E, self.G = patch_encoder(channels, width, code), patch_generator(code, width, channels)
             self.D = PatchCritic(channels, width, code)
         self.stride = 8 * shrink
         self.smallest = self.stride if padding else 32 * shrink
-        reach = (DenseCritic if padding else PatchCritic).reach + 3 * smoothing + 2
+        self.cell = self.D.stride if padding and score == "default" else 1  # working pixels to a pixel of the raw map
+        reach = self.D.reach + 3 * smoothing + 2 * self.cell
         self.halo = self.stride * -int(-reach * shrink // self.stride)
         self.register_buffer("mean", torch.zeros(3))  # of critic, residual and likelihood on normal images
         self.register_buffer("spread", torch.ones(3))
         self.register_buffer("code_mean", torch.zeros(code))
         self.register_buffer("code_precision", torch.eye(code))
+        self.register_buffer("grain", torch.zeros(1, 1, GRAIN, GRAIN))
+        self.grain: Tensor
         self.mean: Tensor
         self.spread: Tensor
         self.code_mean: Tensor
@@ -107,7 +118,7 @@ class FCBiGAN(Model):
     def play(self, batches: Iterator[Tensor], progress: float) -> Iterator[Move]:
         D, E, G, objective = self.D, self.E, self.G, self.objective
         for _ in range(self.critic_steps):
-            s = self.shrunk(next(batches))
+            s = shrink(next(batches), self.shrink)
             clean, spoilt, opacity = self.with_negatives(s)
             with torch.no_grad(), judged(E, G):
                 codes = E(torch.cat((clean, spoilt)))
@@ -115,15 +126,17 @@ class FCBiGAN(Model):
                 fake = G(z)
             answers = D(torch.cat((clean, spoilt, fake)), torch.cat((codes, z)))
             real, negative, generated = answers.split((len(clean), len(spoilt), len(fake)))
-            terms = {"adv": objective.critic(self.answer(real), self.answer(generated))}
+            terms = {"adv": objective.critic(real[:, -1:], generated[:, -1:])}
             if self.negatives:
                 share = avg_pool2d((opacity > 0.2).to(s.dtype), D.stride)  # of each answer's cell that is spoilt
-                terms["negatives"] = self.negatives * binary_cross_entropy_with_logits(negative, 1 - share)
+                odds = torch.cat((real, negative))[:, :1]
+                target = torch.cat((torch.ones_like(real[:, :1]), 1 - share))
+                terms["negatives"] = self.negatives * binary_cross_entropy_with_logits(odds, target)
             yield "critic", terms
 
-        s = self.shrunk(next(batches))
+        s = shrink(next(batches), self.shrink)
         code = E(s)
-        z = torch.randn_like(code) if self.adversarial else code[:0]
+        z = torch.randn_like(code) if self.adversarial or self.texture else code[:0]
         both = torch.cat((code, z))  # in one batch, so that G's statistics are those of codes and prior alike
         again, fake = G(both).split((len(code), len(z)))
         if self.penalised == "encoder":
@@ -131,14 +144,13 @@ class FCBiGAN(Model):
             again = functional_call(G, fixed, (both,))[: len(code)]
         terms = {"rec": self.reconstruction * self.penalty(again, s)}
         if self.adversarial:
-            real, generated = D(torch.cat((s, fake)), both).chunk(2)
-            terms["adv_E"] = self.adversarial * objective.flipped(self.answer(real))
-            terms["adv_G"] = self.adversarial * objective.generator(self.answer(generated))
+            real, generated = D(torch.cat((s, fake)), both)[:, -1:].chunk(2)
+            terms["adv_E"] = self.adversarial * objective.flipped(real)
+            terms["adv_G"] = self.adversarial * objective.generator(generated)
+        if self.texture:
+            terms["spectrum"] = self.texture * spectrum_gap(fake, s)
+            terms["grey"] = self.texture * grey_gap(fake, s)
         yield "autoencoder", terms
-
-    def answer(self, raw: Tensor) -> Tensor:
-        """D's answer: as it is in source mode; else a probability, so that its log-odds can serve as the map."""
-        return raw if self.score == "source" else raw.sigmoid()
 
     def with_negatives(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A third of the batch as it is, the rest spoilt, and how opaquely; all of it as it is without negatives."""
@@ -152,65 +164,73 @@ class FCBiGAN(Model):
         residual = RESIDUALS[self.norm](again, s).mean()
         return residual + (again - s).abs().mean() if self.norm == "ssim" else residual
 
-    def shrunk(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) at the working scale, by means of shrink x shrink pixels."""
-        return avg_pool2d(x, self.shrink) if self.shrink > 1 else x
-
-    def enlarged(self, x: Tensor) -> Tensor:
-        return interpolate(x, scale_factor=float(self.shrink), mode="bilinear") if self.shrink > 1 else x
-
-    def components(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Critic, residual and code likelihood of an image at working scale, each (N, 1, h, w), smoothed, not
-        standardised.
-        """
+    def components(self, s: Tensor) -> Tensor:
+        """Critic, residual and code likelihood of an image at working scale, (N, 3, h / cell, w / cell), smoothed."""
         D, code = self.D, self.E(s)
-        answer = D(s, code)
+        answer = D(s, code)[:, :1]
         critic = (answer - 1).square() if self.score == "source" else -answer
         residual = RESIDUALS[self.norm](self.G(code), s)
         off = code - self.code_mean[:, None, None]
         surprise = 0.5 * (off * torch.einsum("cd,ndhw->nchw", self.code_precision, off)).sum(1, keepdim=True)
-        fields = to_pixels(critic, D.stride, D.border), residual, to_pixels(surprise, 8, D.border)
-        critic, residual, surprise = (smooth(field, self.smoothing) for field in fields)
-        return critic, residual, surprise
+        critic, surprise = enlarge(critic, D.stride // self.cell), enlarge(surprise, 8 // self.cell)
+        if D.border:  # pixels at the image's edge that no answer is centred on
+            critic, surprise = (
+                pad(field, (D.border // self.cell,) * 4, mode="replicate") for field in (critic, surprise)
+            )
+        return smooth(torch.cat((critic, shrink(residual, self.cell), surprise), 1), self.smoothing / self.cell)
+
+    def standardised(self, s: Tensor) -> Tensor:
+        """`components` with mean 0 and spread 1 on normal images; in source mode as they are."""
+        return (self.components(s) - self.mean[:, None, None]) / self.spread[:, None, None]
 
     def anomaly_map(self, x: Tensor) -> Tensor:
-        parts = self.components(self.shrunk(x))
-        critic, residual, surprise = ((part - m) / d for part, m, d in zip(parts, self.mean, self.spread, strict=True))
-        return self.enlarged(self.alpha * critic + (1 - self.alpha) * residual + self.likelihood * surprise)
+        critic, residual, surprise = self.standardised(shrink(x, self.shrink)).split(1, 1)
+        mixed = self.alpha * critic + (1 - self.alpha) * residual + self.likelihood * surprise
+        return enlarge(mixed, self.cell * self.shrink)
+
+    def parts(self, x: Tensor) -> dict[str, Tensor]:
+        """What the map of (N, C, H, W) in [-1, 1] is made of: the reconstruction, each standardised component (N, 1, H,
+        W), and the field of codes.
+        """
+        s = shrink(x, self.shrink)
+        fields = enlarge(self.standardised(s), self.cell * self.shrink).split(1, 1)
+        return {
+            "reconstruction": self.reconstruct(x),
+            **dict(zip(("critic", "residual", "likelihood"), fields, strict=True)),
+            "code": self.E(s),
+        }
 
     @torch.no_grad()
     def settle(self, normals: Sequence[Tensor]) -> None:
         refresh(self, normals)
-        shrunk = [self.shrunk(x) for x in normals]
+        shrunk = [shrink(x, self.shrink) for x in normals]
         codes = torch.cat([self.E(s).flatten(2)[0] for s in shrunk], 1).double()
         covariance = torch.cov(codes)
         ridge = 1e-3 * covariance.diagonal().mean() * torch.eye(self.code, device=codes.device)  # few, correlated codes
         self.code_mean.copy_(codes.mean(1))
         self.code_precision.copy_(torch.linalg.inv(covariance + ridge))
+        if self.shrink > 1:
+            self.grain.copy_(grain(normals, self.shrink))
         if self.score == "source":
             return  # the formula as it stands: no standardisation
-        maps = [self.components(s) for s in shrunk]
-        for i in range(len(self.mean)):
-            values = torch.cat([parts[i].flatten() for parts in maps])
-            self.mean[i], self.spread[i] = values.mean(), values.std().clamp_min(1e-6)
+        values = torch.cat([self.components(s).flatten(2)[0] for s in shrunk], 1)
+        self.mean.copy_(values.mean(1))
+        self.spread.copy_(values.std(1).clamp_min(1e-6))
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """G(E(x)), brought back to the size of x."""
-        return self.enlarged(self.G(self.E(self.shrunk(x))))
+        return enlarge(self.G(self.E(shrink(x, self.shrink))), self.shrink)
 
-    def sample(self, n: int, height: int, width: int, prior: bool = False) -> Tensor:
-        """Generated images, (n, C, height, width) in [-1, 1]; z is a field, so any size of multiples of `stride` goes.
+    def sample(self, n: int, height: int, width: int) -> Tensor:
+        """Generated images, (n, C, height, width) in [-1, 1]; z ~ N(0, I) is a field, so any size of multiples of
+        `stride` goes.
 
-        Each z is drawn from the Gaussian of the normal images' codes, which before `settle` and with `prior` is N(0,
-        I).
+        What lies below the working scale, where no network looks, is Gaussian noise of the normal images' grain.
         """
         short = 2 * self.D.border // 8
-        rows, columns = height // self.stride - short, width // self.stride - short
-        z = torch.randn(n, self.code, rows, columns, device=self.mean.device)
-        if not prior:
-            root = torch.linalg.cholesky(torch.linalg.inv(self.code_precision.double())).to(z)
-            z = torch.einsum("cd,ndhw->nchw", root, z) + self.code_mean[:, None, None]
-        return self.enlarged(self.G(z))
+        z = torch.randn(n, self.code, height // self.stride - short, width // self.stride - short).to(self.mean)
+        x = unshrink(self.G(z), self.shrink)
+        return (x + drawn(self.grain, x)).clamp(-1, 1) if self.shrink > 1 else x
 
 
 class SourceFCBiGAN(FCBiGAN):
