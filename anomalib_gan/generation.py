@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.floating]
+CROPS = 8
 BINS = 16  # rings; a 32 x 32 image still has frequencies in each
 
 
@@ -52,20 +53,30 @@ def phase_shuffled(image: Image, seed: int = 0) -> Image:
 
 
 def table(samples: Sequence[Image], normals: Sequence[Image]) -> dict[str, dict[str, float]]:
-    """Mean `distances` of samples, of each normal image and of each with its phases shuffled, from the other normals.
+    """Mean `distances` of samples, of normal images and of these with their phases shuffled, from other normal images.
 
-    All images are (H, W) in [-1, 1], at least two of them normal; larger ones are cut to the smallest, since the ring
-    of a frequency should hold as much in all.
+    All images are (H, W) in [-1, 1], at least two of them normal. All are cut to one size, the smallest height and
+    width there is, since the ring of a frequency should hold as much in all; a normal image gives up to CROPS crops,
+    which are compared with those of the others.
     """
     if len(normals) < 2:
         raise ValueError(f"{len(normals)} normal images cannot be compared with each other: at least 2 are needed")
     height, width = np.min([image.shape for image in (*samples, *normals)], axis=0)
-    samples, normals = ([image[:height, :width] for image in images] for images in (samples, normals))
+    cut = [crops(normal, height, width) for normal in normals]
     found: dict[str, list[dict[str, float]]] = {"sample": [], "normal image": [], "normal image, phases shuffled": []}
-    for i, normal in enumerate(normals):
-        others = [*normals[:i], *normals[i + 1 :]]
-        found["sample"] += [distances(image, others) for image in samples]
-        found["normal image"].append(distances(normal, others))
-        found["normal image, phases shuffled"].append(distances(phase_shuffled(normal, i), others))
-    means = lambda each: {term: float(np.mean([one[term] for one in each])) for term in each[0]}  # noqa: E731
-    return {name: means(each) for name, each in found.items()}
+    for i, mine in enumerate(cut):
+        others = [crop for other in (*cut[:i], *cut[i + 1 :]) for crop in other]
+        found["sample"] += [distances(image[:height, :width], others) for image in samples]
+        found["normal image"] += [distances(crop, others) for crop in mine]
+        found["normal image, phases shuffled"] += [distances(phase_shuffled(crop, i), others) for crop in mine]
+    return {
+        name: {term: float(np.mean([one[term] for one in each])) for term in each[0]} for name, each in found.items()
+    }
+
+
+def crops(image: Image, height: int, width: int) -> list[Image]:
+    """Up to CROPS crops of this size, evenly spread over the image; none overlapping another."""
+    rows, columns = image.shape[0] // height, image.shape[1] // width
+    places = [(i * height, j * width) for i in range(rows) for j in range(columns)]
+    chosen = [places[k] for k in sorted({round(k) for k in np.linspace(0, len(places) - 1, min(CROPS, len(places)))})]
+    return [image[top : top + height, left : left + width] for top, left in chosen]

@@ -1,4 +1,6 @@
-"""Detail of images below a model's working scale as stationary Gaussian noise: fitted to normal images, drawn anew."""
+"""What makes the power spectrum of generated images that of normal ones, fitted after training: an equaliser, and the
+detail below a model's working scale as stationary Gaussian noise.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, interpolate
+from torch.nn.functional import conv2d, interpolate, pad
 
 from anomalib_gan.nets import shrink
 
 SIDE = 15  # of the filter, px
 WINDOW = 64  # px, of the periodograms
+LOUDER = 2.0
 
 
 def unshrink(x: Tensor, factor: int) -> Tensor:
@@ -29,16 +32,36 @@ def unshrink(x: Tensor, factor: int) -> Tensor:
 def grain(images: Sequence[Tensor], factor: int) -> Tensor:
     """The filter (1, 1, SIDE, SIDE) that makes of white noise what `unshrink(shrink(x))` lacks of the power of x.
 
-    `images`: (1, C, H, W) each; those smaller than WINDOW do not count, and without any the filter is 0. It has zero
-    phase: the inverse transform of the root of the missing power.
+    `images`: (1, C, H, W) each; those smaller than WINDOW do not count, and without any the filter is 0.
     """
-    missing = torch.zeros(WINDOW, WINDOW, dtype=torch.float64)
-    for x in images:
-        missing += periodogram(x) - periodogram(unshrink(shrink(x, factor), factor))
-    root = (missing / max(len(images), 1)).clamp_min(0).sqrt()
-    filter = torch.fft.fftshift(torch.fft.ifft2(root).real)
+    whole = sum(periodogram(x) for x in images)
+    kept = sum(periodogram(unshrink(shrink(x, factor), factor)) for x in images)
+    return zero_phase((torch.as_tensor(whole - kept) / max(len(images), 1)).clamp_min(0).sqrt())
+
+
+def equaliser(drawn: Sequence[Tensor], images: Sequence[Tensor]) -> Tensor:
+    """The filter (1, 1, SIDE, SIDE) that gives what was drawn the mean power of the images, and leaves its mean.
+
+    Both (1, C, H, W) each. It changes no frequency by more than LOUDER; without an image of WINDOW it changes none.
+    """
+    have, want = (torch.stack([periodogram(x) for x in batch]).mean(0) for batch in (drawn, images))
+    gain = (want / have).sqrt().clamp(1 / LOUDER, LOUDER) if have.any() and want.any() else torch.ones_like(want)
+    gain[0, 0] = 1
+    return zero_phase(gain)
+
+
+def zero_phase(gain: Tensor) -> Tensor:
+    """The filter (1, 1, SIDE, SIDE) of this gain (WINDOW, WINDOW), as near as it comes in that size."""
+    filter = torch.fft.fftshift(torch.fft.ifft2(gain).real)
     middle = slice(WINDOW // 2 - SIDE // 2, WINDOW // 2 + SIDE // 2 + 1)
     return filter[middle, middle].float()[None, None]
+
+
+def filtered(x: Tensor, filter: Tensor) -> Tensor:
+    """(N, C, H, W), each channel filtered, edges replicated."""
+    edge = filter.shape[-1] // 2
+    flat = pad(x, (edge,) * 4, mode="replicate")
+    return conv2d(flat, filter.expand(x.shape[1], -1, -1, -1), groups=x.shape[1])
 
 
 def periodogram(x: Tensor) -> Tensor:

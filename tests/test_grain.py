@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from anomalib_gan.grain import SIDE, drawn, grain, unshrink
+from anomalib_gan.grain import SIDE, drawn, equaliser, filtered, grain, unshrink
 from anomalib_gan.nets import shrink
 from anomalib_gan.penalties import spectrum_gap
 
@@ -35,3 +35,17 @@ def test_with_drawn_grain_an_unshrunk_image_has_the_power_it_had():
 
 def test_images_too_small_for_a_spectrum_give_no_grain():
     assert not grain([torch.randn(1, 1, 40, 500)], 2).any()
+
+
+def test_the_equaliser_mends_the_power_and_leaves_the_mean():
+    torch.manual_seed(0)
+    kernel = torch.full((1, 1, 3, 3), 1 / 9)
+    images = [torch.nn.functional.conv2d(0.5 * torch.randn(1, 1, 258, 322), kernel) + 0.2 for _ in range(3)]
+    dull = [torch.nn.functional.avg_pool2d(x, 3, 1, 1) for x in images[:2]]
+    mended = filtered(dull[0], equaliser(dull, images))
+    assert float(mended.mean()) == pytest.approx(float(dull[0].mean()), abs=0.01)
+    assert spectrum_gap(mended, images[0]) < 0.5 * spectrum_gap(dull[0], images[0])
+    same = filtered(images[0], equaliser(images, images))
+    assert torch.allclose(same, images[0], atol=0.02)
+    small = torch.rand(1, 2, 32, 40)
+    assert torch.allclose(filtered(small, equaliser([small], [small])), small, atol=1e-5)  # nothing to go by

@@ -34,14 +34,17 @@ def test_closed_forms():
     assert float(spectrum_gap(x + 0.5, x)) == pytest.approx(0, abs=1e-6)
     assert float(grey_gap(x + 0.25, x)) == pytest.approx(0.25, rel=1e-5)
     window = torch.outer(*(torch.hann_window(64, periodic=False),) * 2)
-    white = power(torch.randn(256, 1, 64, 64))[2:]  # above the lowest frequencies, which lose the mean
+    white = power(torch.randn(256, 1, 64, 64)).mean(0)[2:]  # above the lowest frequencies, which lose the mean
     assert torch.allclose(white, window.square().sum().expand_as(white), rtol=0.2)
 
 
-def test_the_spectrum_of_a_batch_does_not_depend_on_its_size():
+@pytest.mark.parametrize("gap", GAPS)
+def test_a_gap_is_a_mean_over_the_batch_and_sees_that_patches_differ(gap):
     torch.manual_seed(0)
-    x = torch.randn(2, 1, 48, 48)
-    assert torch.allclose(power(x), power(x.repeat(3, 1, 1, 1)), rtol=1e-5)
+    real, fake = torch.randn(2, 1, 48, 48), 2 * torch.randn(2, 1, 48, 48)
+    assert torch.allclose(gap(fake.repeat(3, 1, 1, 1), real.repeat(3, 1, 1, 1)), gap(fake, real), rtol=1e-5)
+    faint, strong = 0.5 * real[:1], 1.5 * real[:1]  # one mean, but unlike each other
+    assert gap(torch.cat((faint, strong)), real[:1].repeat(2, 1, 1, 1)) > 0.1
 
 
 def test_a_lattice_is_far_from_smooth_noise_of_the_same_variance():

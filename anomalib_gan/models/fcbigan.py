@@ -22,8 +22,7 @@ from torch.func import functional_call
 from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, pad
 
 from anomalib_gan.corruption import corrupt
-from anomalib_gan.grain import SIDE as GRAIN
-from anomalib_gan.grain import drawn, grain, unshrink
+from anomalib_gan.grain import SIDE, drawn, equaliser, filtered, grain, unshrink
 from anomalib_gan.model import Model, Move, Player, refresh
 from anomalib_gan.nets import (
     DenseCritic,
@@ -102,7 +101,9 @@ class FCBiGAN(Model):
         self.register_buffer("spread", torch.ones(3))
         self.register_buffer("code_mean", torch.zeros(code))
         self.register_buffer("code_precision", torch.eye(code))
-        self.register_buffer("grain", torch.zeros(1, 1, GRAIN, GRAIN))
+        self.register_buffer("equaliser", pad(torch.ones(1, 1, 1, 1), (SIDE // 2,) * 4))
+        self.register_buffer("grain", torch.zeros(1, 1, SIDE, SIDE))
+        self.equaliser: Tensor
         self.grain: Tensor
         self.mean: Tensor
         self.spread: Tensor
@@ -209,10 +210,11 @@ class FCBiGAN(Model):
         ridge = 1e-3 * covariance.diagonal().mean() * torch.eye(self.code, device=codes.device)  # few, correlated codes
         self.code_mean.copy_(codes.mean(1))
         self.code_precision.copy_(torch.linalg.inv(covariance + ridge))
-        if self.shrink > 1:
-            self.grain.copy_(grain(normals, self.shrink))
         if self.score == "source":
             return  # the formula as it stands: no standardisation
+        z = torch.randn(16, self.code, 24, 24).to(self.mean)
+        self.equaliser.copy_(equaliser(self.G(z).split(1), shrunk))
+        self.grain.copy_(grain(normals, self.shrink))
         values = torch.cat([self.components(s).flatten(2)[0] for s in shrunk], 1)
         self.mean.copy_(values.mean(1))
         self.spread.copy_(values.std(1).clamp_min(1e-6))
@@ -221,16 +223,22 @@ class FCBiGAN(Model):
         """G(E(x)), brought back to the size of x."""
         return enlarge(self.G(self.E(shrink(x, self.shrink))), self.shrink)
 
+    def generate(self, z: Tensor) -> Tensor:
+        """Images (N, C, H, W) in [-1, 1] from codes (N, code, h, w), without what lies below the working scale."""
+        x = self.G(z)
+        return x if self.score == "source" else unshrink(filtered(x, self.equaliser), self.shrink).clamp(-1, 1)
+
     def sample(self, n: int, height: int, width: int) -> Tensor:
         """Generated images, (n, C, height, width) in [-1, 1]; z ~ N(0, I) is a field, so any size of multiples of
         `stride` goes.
 
-        What lies below the working scale, where no network looks, is Gaussian noise of the normal images' grain.
+        Their mean power spectrum is that of the normal images: an equaliser fitted by `settle` corrects what G draws,
+        and what lies below the working scale, where no network looks, is Gaussian noise of the normal images' grain.
         """
         short = 2 * self.D.border // 8
         z = torch.randn(n, self.code, height // self.stride - short, width // self.stride - short).to(self.mean)
-        x = unshrink(self.G(z), self.shrink)
-        return (x + drawn(self.grain, x)).clamp(-1, 1) if self.shrink > 1 else x
+        x = self.generate(z)
+        return x if self.score == "source" else (x + drawn(self.grain, x)).clamp(-1, 1)
 
 
 class SourceFCBiGAN(FCBiGAN):
