@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF  # type: ignore[import-untyped]
 
 from anomalib_gan.runtime.image import ImageError, find_images, open_image
+from anomalib_gan.runtime.inspector import Opener
 from anomalib_gan.training import derive_seed
 
 BUDGET = 4 * 2**30  # bytes of pixels kept in memory
@@ -68,17 +70,23 @@ def normal_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def read_normals(
-    files: Sequence[Path], *, info_bar: Literal["auto"] | int = "auto", budget: int = BUDGET
+    files: Sequence[Path],
+    *,
+    info_bar: Literal["auto"] | int = "auto",
+    bits: int | None = None,
+    white: float | None = None,
+    budget: int = BUDGET,
 ) -> tuple[list[Normal], list[str]]:
-    """Reads the images once, and what to tell the user about them.
+    """Reads the images once, and what to tell the user about them. `info_bar`, `bits`, `white`: see `open_image`.
 
     They stay in memory up to `budget` bytes; of a larger collection an evenly spread part is used, and that is said.
     A grey image may be stored as three equal channels; grey and colour together are an ImageError that names the file.
     """
     used, warnings = 0, []
+    opener = partial(open_image, info_bar=info_bar, bits=bits, white=white)
     kept: dict[int, Normal] = {}
     for index in sorted(range(len(files)), key=_radical_inverse):  # each prefix of this order is evenly spread
-        image = _read(files[index], info_bar, budget)
+        image = _read(files[index], opener, budget)
         used += image.grey.nbytes
         if kept and used > budget:
             warnings.append(
@@ -112,9 +120,10 @@ def read_normals(
     return images, warnings
 
 
-def _read(path: Path, info_bar: Literal["auto"] | int, budget: int) -> Normal:
-    with open_image(path, info_bar=info_bar) as picture:
-        bytes_per_row = picture.width * picture.channels * (1 if picture.dtype == np.uint8 else 4)
+def _read(path: Path, opener: Opener, budget: int) -> Normal:
+    with opener(path) as picture:
+        bytewise = picture.dtype == np.uint8 and picture.white == 255
+        bytes_per_row = picture.width * picture.channels * (1 if bytewise else 4)
         rows = min(picture.content, budget // bytes_per_row)
         notes = list(picture.notes)
         if rows < picture.content:
@@ -122,8 +131,10 @@ def _read(path: Path, info_bar: Literal["auto"] | int, budget: int) -> Normal:
         pixels = picture.rows(0, rows)
         if picture.channels == 3 and (pixels[..., :1] == pixels).all():
             pixels = pixels[..., :1]
-        if not (pixels.dtype == np.uint8 and picture.white == 255):
+        if not bytewise:
             pixels = pixels.astype(np.float32) / np.float32(picture.white)
+            if pixels.min() < 0 or pixels.max() > 1:  # of floats only: others are refused above white
+                notes.append(f"grey levels lie outside 0 to white = {picture.white:g}: is --white right?")
         grey = torch.from_numpy(
             np.array(pixels.transpose(2, 0, 1), order="C")
         )  # a copy: the picture's own is read-only

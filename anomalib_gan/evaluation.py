@@ -1,26 +1,18 @@
-"""How well a map of surprise finds defects: ranking figures over pixels, defects hit, and the pictures that show it.
+"""How well a map of surprise finds defects: ranking figures over pixels, and defects hit.
 
 Every figure but the share of defects hit depends on the order of the scores alone, so any rising function of the map
-gives the same figures. Pixels that are NaN in the map (the info bar) count nowhere. numpy and scipy only; matplotlib is
-imported by the functions that draw.
+gives the same figures. Pixels that are NaN in the map (the info bar) count nowhere.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
-
-from anomalib_gan.records.pictures import heat_range
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FIGURES = ("auroc", "ap", "aupro", "f1_max", "tpr_at_5_fpr")
 PRO_LIMIT = 0.3  # AUPRO is the area under the PRO curve up to this false-positive rate, divided by it
@@ -305,149 +297,3 @@ def mean_figures(each: Iterable[Mapping[str, float | None]]) -> dict[str, float 
     rows = list(each)
     values = {name: [row[name] for row in rows if row[name] is not None] for name in FIGURES}
     return {name: float(np.mean(np.array(found, float))) if found else None for name, found in values.items()}
-
-
-# ---------------------------------------------------------------------------------------------------------- pictures
-
-INK, MUTED, BLUE, ORANGE = "#1a1a1a", "#767676", "#1f5fa8", "#c2571a"
-OTHERS = ("#2a9d6f", "#8a5fbf", "#b8960b", "#d1495b", "#4aa3c7", "#7a6a58")  # thin lines beside the main one
-
-
-def _thinned(x: NDArray[np.float64], y: NDArray[np.float64], points: int = 4000) -> tuple[NDArray[Any], NDArray[Any]]:
-    kept = np.unique(np.linspace(0, len(x) - 1, points).round().astype(int))
-    return x[kept], y[kept]
-
-
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    return file.getvalue()
-
-
-def _square(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.4, 6.0), layout="constrained")
-    axes = figure.add_subplot(xlim=(-0.005, 1.005), ylim=(-0.005, 1.005), xlabel=x, ylabel=y)
-    axes.set_title(title, loc="left", color=INK)
-    axes.set_aspect("equal")
-    axes.grid(color="#e4e4e4", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def plot_roc(rankings: Mapping[str, Ranking], title: str) -> bytes:
-    """PNG of the ROC of each ranking; the first is the main one and gets its PRO curve too."""
-    figure, axes = _square(title, "normal pixels flagged (false-positive rate)", "defect found")
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":", label="chance")
-    for place, (name, ranking) in enumerate(rankings.items()):
-        value = figures(ranking)
-        main = place == 0
-        axes.plot(
-            *_thinned(*ranking.curve(ranking.found)),
-            label=f"{name}: ROC, area {value['auroc']:.4f}",
-            color=BLUE if main else OTHERS[(place - 1) % len(OTHERS)],
-            linewidth=2 if main else 1,
-            zorder=3 if main else 2,
-        )
-        if main:
-            axes.plot(
-                *_thinned(*ranking.curve(ranking.overlap)),
-                label=f"{name}: PRO, AUPRO {value['aupro']:.4f}",
-                color=ORANGE,
-                linewidth=2,
-                zorder=3,
-            )
-            axes.axvspan(0, PRO_LIMIT, color=ORANGE, alpha=0.07, linewidth=0, label=f"FPR up to {PRO_LIMIT:.0%}: AUPRO")
-            axes.plot(
-                FPR_LIMIT,
-                value["tpr_at_5_fpr"] or 0.0,
-                "o",
-                color=BLUE,
-                zorder=4,
-                label=f"{value['tpr_at_5_fpr']:.1%} of defect pixels at {FPR_LIMIT:.0%} FPR",
-            )
-    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
-    return _png(figure)
-
-
-def plot_pr(rankings: Mapping[str, Ranking], title: str) -> bytes:
-    """PNG of precision over recall of each ranking; the first is the main one. F1-max is marked on it."""
-    figure, axes = _square(title, "recall (defect pixels found)", "precision (flagged pixels that are defect)")
-    for place, (name, ranking) in enumerate(rankings.items()):
-        recall, precision = ranking.found / ranking.found[-1], ranking.found / (ranking.found + ranking.level)
-        main = place == 0
-        axes.plot(
-            *_thinned(recall, precision),
-            label=f"{name}: AP {figures(ranking)['ap']:.4f}",
-            color=BLUE if main else OTHERS[(place - 1) % len(OTHERS)],
-            linewidth=2 if main else 1,
-            drawstyle="steps-pre",
-            zorder=3 if main else 2,
-        )
-        if main:
-            f1 = 2 * precision * recall / (precision + recall)
-            best = int(f1.argmax())
-            axes.plot(recall[best], precision[best], "o", color=ORANGE, zorder=4, label=f"F1-max {f1[best]:.4f}")
-            share = float(ranking.found[-1] / (ranking.found[-1] + ranking.normal))
-            axes.axhline(
-                share, color=MUTED, linewidth=0.8, linestyle=":", label=f"chance: {share:.1%} of pixels are defect"
-            )
-    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
-    return _png(figure)
-
-
-def plot_overlay(
-    image: NDArray[Any],
-    scores: NDArray[np.float32],
-    mask: NDArray[np.bool_],
-    *,
-    scale: tuple[float, float],
-    threshold: float | None,
-    title: str,
-    side: int = 1600,
-) -> bytes:
-    """PNG of an image (H, W, C) beside its map, on the fixed range of `scale` and never of the map itself.
-
-    Green outline: the mask; blue, with a pixel threshold: what the detector flags. Larger images are thinned to `side`.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    step = min(-(-max(scores.shape) // side), max(min(scores.shape) // 2, 1))  # outlines need two rows
-    grey, values, truth = image[::step, ::step], scores[::step, ::step], mask[::step, ::step]
-    grey = grey.astype(np.float32)
-    low, high = np.percentile(grey, [0.1, 99.9])
-    grey = np.clip((grey - low) / max(high - low, 1e-9), 0, 1)  # for the eye only: dark 16-bit images would show black
-    height, width = values.shape
-    tall = height > 1.6 * width
-    figure = Figure(layout="constrained")
-    shape = (1, 2) if height > 0.6 * width else (2, 1)
-    cell = 6.5 if shape == (1, 2) and not tall else 4.5 if tall else 11.0
-    figure.set_size_inches(shape[1] * cell + 0.9, shape[0] * cell * min(height / width, 3.0) + 0.8)
-    left, right = figure.subplots(*shape)
-    for axes in (left, right):
-        axes.set_axis_off()
-    left.imshow(grey.squeeze(), cmap="gray", vmin=0, vmax=1)
-    coldest, hottest = heat_range(scale)
-    heat = right.imshow(values, cmap="inferno", vmin=coldest, vmax=hottest)
-    bar = figure.colorbar(heat, ax=right, extend="both", fraction=0.046, pad=0.02)
-    bar.set_label(f"map on a fixed scale; 99.9 % of normal pixels lie below {scale[1]:.3g}", color=INK)
-    lines = []
-
-    def outline(field: NDArray[np.bool_], where: Sequence[Axes], colour: str, name: str) -> None:
-        if field.any() and not field.all():
-            for axes in where:
-                axes.contour(field, levels=[0.5], colors=colour, linewidths=1.3)
-            lines.append(Line2D([], [], color=colour, label=name))
-
-    outline(truth, (left, right), "#5ee06a", "defect in the mask")
-    if threshold is not None:
-        outline(values > np.float64(threshold), (left, right), "#38d0ff", "above the pixel threshold")
-    bar.ax.axhline(scale[1], color="white", linewidth=1.5)
-    if threshold is not None and coldest < threshold < hottest:
-        bar.ax.axhline(threshold, color="#38d0ff", linewidth=1.5)
-    if lines:
-        figure.legend(handles=lines, loc="outside lower left", ncols=2, frameon=False)
-    figure.suptitle(title, x=0.01, ha="left", color=INK)
-    return _png(figure)

@@ -38,7 +38,12 @@ class Model(nn.Module):
 
     Attributes: `channels` of the image; `stride`, which height and width must be multiples of; `halo`, the radius
     outside of which a pixel cannot influence the map; `smallest`, which height and width must reach where that is more
-    than a stride; `patch`, the side of the square training crops; `batch`, crops per batch.
+    than a stride; `patch`, the side of the square training crops; `batch`, crops per batch; `exportable`, True or the
+    reason why the model cannot leave as an ONNX graph.
+
+    Optional, for bundles: `parts(x)`, what the map is made of, as a dict of "reconstruction" (N, C, H, W) in [-1, 1],
+    "code" (N, c, h, w) and, by its name, each component (N, 1, H, W) as it is mixed; `generate(z)`, an image (N, C, H,
+    W) in [-1, 1] from codes (N, `code`, h, w).
     """
 
     channels: int
@@ -47,7 +52,7 @@ class Model(nn.Module):
     smallest: int = 1
     patch: int
     batch: int
-    exportable = True
+    exportable: bool | str = True
 
     def players(self) -> dict[str, Player]:
         """Every parameter belongs to exactly one player; a closed-form model has none."""

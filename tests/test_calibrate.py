@@ -16,12 +16,13 @@ from rich.console import Console
 from test_score import Filter, inspector, picture, save
 from typer.testing import CliRunner
 
+from anomalib_gan.runtime.calibrating import TILE, Cutter, Normal, edges, fit
 from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.files import sha256_file, write_json
 from anomalib_gan.runtime.inspector import Inspector
 from anomalib_gan.runtime.scores import image_score
 from pipelines import calibrate as calibrate_module
-from pipelines.calibrate import TILE, Cutter, Normal, calibrate, edges, fit
+from pipelines.calibrate import calibrate
 
 BOX = [0, 300, 300, 400]
 

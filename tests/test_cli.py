@@ -94,23 +94,26 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("train {0}/normal --out {0}/run", "holds a run already: continue it with --resume"),
         ("train {0}/normal --out {0}/x --model fcbigam", "choose one of fcbigan"),
         ("train {0}/normal --out {0}/x --param alfa=1", "has no parameter 'alfa'; choose from"),
-        ("calibrate {0}/nowhere", "is not a run's folder: train one with `anomalib-gan train"),
+        ("calibrate {0}/nowhere", "is neither a run's folder nor a bundle: train a model with `anomalib-gan train"),
         ("calibrate {0}/empty", "checkpoint.pt does not exist: train a model first"),
         ("calibrate {0}/run --good {0}/nowhere", "nowhere is not a folder"),
         ("calibrate {0}/run --good {0}/empty", "empty holds no image"),
         ("calibrate {0}/run --good {0}/colour", "a.png: the image has colours but the model was trained on grey"),
         ("calibrate {0}/run --good {0}/small", "31x64 is smaller than the model's smallest image, 32x32 px: pad or"),
         ("calibrate {0}/run --rate 0", "rate"),
-        ("score {0}/nowhere {0}/normal --out {0}/x", "is not a run's folder"),
+        ("score {0}/nowhere {0}/normal --out {0}/x", "is neither a run's folder nor a bundle"),
         ("score {0}/run {0}/nowhere --out {0}/x", "nowhere is not a folder"),
         ("score {0}/run {0}/empty --out {0}/x", "empty holds no image"),
         ("score {0}/run {0}/other --out {0}/x", "other holds no image (1 other files)"),
         ("score {0}/run {0}/normal --out {0}/normal", "choose another --out"),
         ("score {0}/run {0}/normal --out {0}/x --tile 4", "raise the tile size"),
         ("score {0}/run {0}/normal --out {0}/x --device cuda:99", "cuda:99"),
-        ("evaluate {0}/nowhere {0}/normal", "is not a run's folder"),
+        ("evaluate {0}/nowhere {0}/normal", "is neither a run's folder nor a bundle"),
         ("evaluate {0}/run {0}/normal", "normal has no folder 'test': expected test/good/*, test/<defect>/*"),
         ("evaluate {0}/run {0}/nowhere", "nowhere has no folder 'test'"),
+        ("benchmark speed {0}/nowhere --out {0}/x", "is neither a run's folder nor a bundle"),
+        ("benchmark proxy {0}/nowhere", "nowhere does not exist: train a model first"),
+        ("benchmark accuracy --data {0}/nowhere --rows best --out {0}/x", "no row is called 'best': choose from"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_mend(cli: Cli, place: Path, arguments: str, told: str) -> None:
@@ -201,6 +204,10 @@ def test_another_fault_of_the_network_is_not_taken_for_too_little_memory(place: 
 def test_the_command_lists_its_commands_and_its_version(cli: Cli) -> None:
     code, out, _ = cli("--help")
     assert code == 0 and all(name in out for name in ("train", "calibrate", "score", "evaluate"))
+    code, out, _ = cli("benchmark", "--help")
+    assert code == 0 and all(name in out for name in ("accuracy", "speed", "generation", "proxy"))
+    code, _, err = cli("benchmark", "generation", "runs/x", "--size", "64")
+    assert code == 2 and "no size such as 1024x704" in err
     code, out, _ = cli("--version")
     assert code == 0 and out.strip().count(".") == 2
     code, _, err = cli("scor")

@@ -19,10 +19,12 @@ from scipy import ndimage
 from sklearn import metrics
 
 from anomalib_gan import evaluation as ev
+from anomalib_gan.evaluation_report import overall_rows
+from anomalib_gan.labelled import find_samples
 from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.image import open_image
 from anomalib_gan.runtime.inspector import Inspector
-from pipelines.evaluate import evaluate_dataset, find_samples, overall_rows
+from pipelines.evaluate import evaluate_dataset
 
 Case = tuple[NDArray[np.float32], NDArray[np.bool_]]
 SCALE = (0.0, 1.0)

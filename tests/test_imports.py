@@ -41,6 +41,11 @@ RULES = [  # (who, may not import, except)
     ((f"{A}.objectives", f"{A}.nets", f"{A}.residuals", f"{A}.corruption"), (f"{A}.models",), ()),
     ((f"{A}.training",), (f"{A}.models",), ()),
     ((A,), ("pipelines", "dashboard"), ()),
+    (
+        tuple(f"{A}.{name}" for name in ("evaluation", "evaluation_report", "labelled", "plots")),
+        ("torch", "torchvision"),
+        (),
+    ),
 ]
 
 
@@ -59,6 +64,9 @@ def test_forbidden_imports(path):
         "onnxruntime": (f"{A}.runtime.session", f"{A}.export"),
         "onnx": (f"{A}.runtime.bundle", f"{A}.export"),
         "sqlalchemy": (f"{A}.records",),
+        "matplotlib": (f"{A}.plots",),
+        "rich": (f"{A}.terminal", "pipelines"),
+        "typer": ("pipelines",),
     }
     for package, owner in owners.items():
         assert within(me, *owner) or not any(within(name, package) for name in found), f"{me} imports {package}"
@@ -80,18 +88,23 @@ def test_a_model_imports_no_model_but_its_parent():
         assert len({other for other in models if other in imports(path)} - {place(path)}) <= 1
 
 
-def test_without_torch_runtime_records_and_the_command_line_work(tmp_path):
-    program = """
+BAN = """
 import sys, importlib
 class Ban:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {"torch", "torchvision", "sklearn", "matplotlib"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Ban())
+"""
+
+
+def test_without_torch_runtime_records_and_the_command_line_work(tmp_path):
+    program = f"""{BAN}
 import pkgutil, anomalib_gan.runtime, anomalib_gan.records
 for package in (anomalib_gan.runtime, anomalib_gan.records):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
+import pipelines.calibrate, pipelines.score
 from pipelines.cli import main
 sys.argv[1:] = ["train", sys.argv[1], "--out", sys.argv[1] + "/run"]
 main()
@@ -99,3 +112,16 @@ main()
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2, done.stderr
     assert "pip install 'anomalib_gan[train]'" in done.stderr
+
+
+def test_without_torch_a_bundle_inspects_an_image():
+    bundle, image = ROOT / "tests/frozen/v1.bundle", ROOT / "data_samples/test/dust/000.png"
+    program = f"""{BAN}
+from anomalib_gan.runtime import Inspector
+found = Inspector.load(sys.argv[1], "cpu")(sys.argv[2])
+print(found.verdict, found.map.shape)
+assert "torch" not in sys.modules
+"""
+    command = [sys.executable, "-c", program, str(bundle), str(image)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "reject (384, 512)\n", done.stderr

@@ -14,20 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from test_score import ENVIRONMENT, Filter, inspector, picture, results, rows, save, score_folder, temporary
+from test_score import ENVIRONMENT, picture, results, rows, save, score_folder, temporary
 
+from anomalib_gan.runtime import Inspector
+
+BUNDLE = Path(__file__).with_name("frozen") / "v1.bundle"
 IMAGES = 24
 KILLS = 20
 
 
-class Slow(Filter):
-    """The same detector, slow enough to be killed at its work."""
-
-    def __call__(self, image: np.ndarray, white: float) -> np.ndarray:
-        time.sleep(0.01)
-        return super().__call__(image, white)
+def inspector() -> Inspector:
+    return Inspector.load(BUNDLE, "cpu", threads=1)
 
 
 def die() -> None:
@@ -36,6 +34,7 @@ def die() -> None:
 
 def child(folder: str, out: str, seconds: str, writes: str) -> None:
     """Scores `folder` and kills itself after so many seconds or within write number `writes`."""
+    detector = inspector()
     timer = threading.Timer(float(seconds), die)
     timer.daemon = True
     left, lock = int(writes), threading.Lock()
@@ -54,7 +53,7 @@ def child(folder: str, out: str, seconds: str, writes: str) -> None:
 
     os.fsync, os.replace, os.unlink = dying(os.fsync), dying(os.replace), dying(os.unlink)
     timer.start()
-    score_folder(inspector(Slow()), folder, out)
+    score_folder(detector, folder, out)
     print("finished")
 
 

@@ -1,4 +1,5 @@
-"""The wheel on a machine without the checkout and without torch: it holds what it needs, and works."""
+"""The wheel on a machine without the checkout, in a new environment that holds what the base installation pulls in and
+nothing else, so no torch: it holds what it needs, and works."""
 
 from __future__ import annotations
 
@@ -6,26 +7,34 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from email.parser import Parser
+from importlib.metadata import distribution
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
-BAN = """
-import sys
-class Ban:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "torchvision", "sklearn", "matplotlib", "onnxscript", "streamlit"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Ban())
+BUNDLE = Path(__file__).with_name("frozen") / "v1.bundle"
+INSPECT = """
+import importlib.util, sys
+import anomalib_gan
+from anomalib_gan.runtime import Inspector
+
+assert importlib.util.find_spec("torch") is None
+inspector = Inspector.load(sys.argv[1], "cpu")
+print(anomalib_gan.__file__)
+print(inspector(sys.argv[2]).verdict)
+print(inspector.backend.device)
 """
 SCORE = """
-import sys
+import importlib.util, sys
 import numpy as np
 import anomalib_gan
 from anomalib_gan.runtime.calibration import Calibration
@@ -38,6 +47,7 @@ class Brightness:
     def __call__(self, image, white):
         return (image / np.float32(white)).astype(np.float32)
 
+assert importlib.util.find_spec("torch") is None
 print(anomalib_gan.__file__)
 thresholds = Calibration.fit([0.5] * 10, [0.6] * 10, model=Brightness.hash)
 sys.exit(score_folder(Inspector(Brightness(), calibration=thresholds), sys.argv[1], sys.argv[2]))
@@ -59,11 +69,31 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(wheel: Path) -> Path:
-    """The wheel installed into a folder of its own; the extras that a factory PC lacks cannot be imported beside it."""
+    """A new virtual environment with the wheel and the packages that it asks for, which are linked, not downloaded."""
     target = wheel.parent / "site"
-    pip("install", "--no-deps", "--no-index", "--target", target, wheel)
-    (target / "sitecustomize.py").write_text(BAN, encoding="utf-8")
+    venv.create(target, symlinks=True)
+    (packages,) = target.glob("lib/python*/site-packages")
+    for entry in base_entries():
+        (packages / entry.name).symlink_to(entry)
+    pip("--python", target, "install", "--no-deps", "--no-index", wheel)
     return target
+
+
+def base_entries() -> set[Path]:
+    """The files and folders in site-packages of all that anomalib_gan needs without extras, at whatever remove."""
+    found, left, seen = set(), ["anomalib_gan"], set()
+    while left:
+        name = canonicalize_name(left.pop())
+        if name in seen:
+            continue
+        seen.add(name)
+        package = distribution(name)
+        wanted = [Requirement(line) for line in package.requires or ()]
+        left += [one.name for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+        if name != "anomalib-gan":
+            tops = {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}
+            found |= {Path(str(package.locate_file(top))) for top in tops}
+    return found
 
 
 def pip(*arguments: str | Path) -> None:
@@ -72,15 +102,13 @@ def pip(*arguments: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def run(site: Path, cwd: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(site), "COLUMNS": "200", "PYTHONUTF8": "1"}
+def run(cwd: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONUTF8": "1", "PYTHONPATH": ""}
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=cwd, env=environment)
 
 
 def anomalib_gan(site: Path, cwd: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    program = shutil.which("anomalib-gan", path=site / "bin")
-    assert program, "the wheel installs no command anomalib-gan"
-    return run(site, cwd, program, *arguments)
+    return run(cwd, site / "bin/anomalib-gan", *arguments)
 
 
 def test_the_wheel_holds_all_modules_the_template_and_the_licence_and_nothing_else(wheel):
@@ -121,10 +149,37 @@ def test_without_torch_and_checkout_a_folder_becomes_a_report(site, tmp_path):
     images.mkdir()
     for name, grey in (("dark.png", 80), ("bright.png", 250)):
         (images / name).write_bytes(cv2.imencode(".png", np.full((64, 96), grey, np.uint8))[1].tobytes())
-    done = run(site, tmp_path, sys.executable, "-c", SCORE, images, out)
+    done = run(tmp_path, site / "bin/python", "-c", SCORE, images, out)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert Path(done.stdout.splitlines()[0]).is_relative_to(site), "the checkout was imported, not the wheel"
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "bright.png" in report and "</html>" in report
     rows = (out / "results.csv").read_text(encoding="utf-8-sig").splitlines()
     assert [row.split(",")[:2] for row in rows[1:]] == [["bright.png", "reject"], ["dark.png", "accept"]]
+
+
+def test_a_bundle_inspects_scores_and_calibrates_with_the_base_installation_alone(site, tmp_path):
+    bundle = tmp_path / "detector.bundle"
+    shutil.copytree(BUNDLE, bundle)
+    dust = ROOT / "data_samples/test/dust"
+    done = run(tmp_path, site / "bin/python", "-c", INSPECT, bundle, dust / "000.png")
+    assert done.returncode == 0, done.stderr
+    place, verdict, device = done.stdout.splitlines()
+    assert Path(place).is_relative_to(site) and verdict == "reject" and device.startswith("cpu (ONNX Runtime")
+
+    out = tmp_path / "out"
+    done = anomalib_gan(site, tmp_path, "score", bundle, dust, "--out", out, "--device", "cpu")
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    rows = (out / "results.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert len(rows) == 4 and rows[1].startswith("000.png,reject")
+    assert "</html>" in (out / "report.html").read_text(encoding="utf-8")
+
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    good = ROOT / "data_samples/test/good"
+    done = anomalib_gan(site, tmp_path, "calibrate", bundle, "--good", good, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    after = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    assert set(before) == set(after)
+    assert [path.name for path in before if before[path] != after[path]] == ["manifest.json"]
+    again = anomalib_gan(site, tmp_path, "score", bundle, good, "--out", tmp_path / "again", "--device", "cpu")
+    assert again.returncode == 0, again.stdout + again.stderr  # the largest of these scores is the threshold

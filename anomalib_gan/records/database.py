@@ -128,6 +128,8 @@ class InspectionRecord(Base):
     notes: Mapped[str] = mapped_column(default="")
     reason: Mapped[str] = mapped_column(default="")
     """Why the image is invalid."""
+    device: Mapped[str] = mapped_column(default="")
+    """Where the map was computed, for people to read."""
     decode_s: Mapped[float | None]
     inference_s: Mapped[float | None]
     post_s: Mapped[float | None]

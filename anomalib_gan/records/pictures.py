@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -18,20 +19,25 @@ import tifffile
 from numpy.typing import NDArray
 
 from anomalib_gan.runtime.files import atomic_write, write_bytes
+from anomalib_gan.runtime.heat import HEAT_SPAN, heat_range
 
 Rows = Callable[[int, int], NDArray[Any]]
 
 TILE = 256
 SPAN = 16.0
 """A map file reaches from the low end of the normal scale over so many times the scale's length."""
-HEAT_SPAN = 2.0
-"""Heat colours reach from the low end of the normal scale over so many times the scale's length."""
 VISIBLE = (0.5, 1.25)
 """Over an image heat begins to show at the first share of the normal scale and is densest from the second on."""
 PREVIEW = 2048
 """Longest side of an overlay (pixels)."""
 OUTLINE = (255, 224, 64)
 """Cyan (blue, green, red), which neither the grey image nor the heat colours have."""
+BRIGHT, BAR = 235, 115
+"""Grey level that white has in an overlay, so that heat shows on it; and in the info bar."""
+SAMPLED = 2**16
+"""About so many pixels tell which grey levels are dark and bright."""
+LEVEL = 1
+"""Of deflate. The next ones make files of maps a tenth smaller at best and take up to three times as long."""
 
 
 class Spool:
@@ -59,12 +65,6 @@ class Spool:
         self.file.close()
 
 
-def heat_range(scale: tuple[float, float]) -> tuple[float, float]:
-    """The values of a map that are drawn coldest and hottest, in every picture."""
-    low, high = scale
-    return low, low + HEAT_SPAN * (high - low)
-
-
 def write_map(path: Path, rows: Rows, height: int, width: int, scale: tuple[float, float]) -> None:
     """Writes a map as a tiled 16-bit TIFF (deflate) on a fixed scale, which stands in its ImageDescription.
 
@@ -74,9 +74,9 @@ def write_map(path: Path, rows: Rows, height: int, width: int, scale: tuple[floa
     low, high = _reach(scale)
 
     def quantised(top: int, bottom: int) -> NDArray[np.uint16]:
-        values = rows(top, bottom)
-        levels = np.rint(np.clip((values - low) / (high - low), 0, 1) * 65534) + 1
-        return np.where(np.isnan(values), 0, levels).astype(np.uint16)
+        levels = _scaled(rows(top, bottom), low, high, 65534)
+        levels += 1
+        return _rounded(levels, np.uint16)
 
     description = {
         "content": "anomaly map",
@@ -105,7 +105,8 @@ def write_mask(path: Path, rows: Rows, height: int, width: int, threshold: float
     if path.suffix == ".tif":
         _write_tiff(path, mask, height, width, np.uint8, None)
     else:
-        write_bytes(path, _encode(".png", mask(0, height), []))
+        found = mask(0, height)
+        write_bytes(path, _encode(".png", found, []) if found.any() else _blank(height, width))
 
 
 def write_overlay(
@@ -117,29 +118,46 @@ def write_overlay(
     a small defect stays visible. The grey levels are stretched for the eye; the heat is on the fixed scale, always.
     """
     step = max(1, -(-max(height, width) // PREVIEW))
-    band = step * max(1, 256 // step)
+    band = height if step == 1 else step * max(1, 256 // step)
     greys, heats = [], []
     for top in range(0, height, band):
         bottom = min(top + band, height)
         greys.append(_blocks(_grey(image(top, bottom)), step, np.nan, np.nanmean))
         heats.append(_blocks(rows(top, bottom), step, np.nan, np.fmax.reduce))
-    grey, heat = np.concatenate(greys), np.concatenate(heats)
+    grey, heat = (parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in (greys, heats))
 
-    dark, bright = np.percentile(grey[~np.isnan(heat)] if not np.isnan(heat).all() else grey, (0.5, 99.5))
-    tone = np.clip((grey - dark) / max(bright - dark, 1e-9), 0, 1) * np.where(np.isnan(heat), 0.45, 0.92)
-    low, high = heat_range(scale)
-    warmth = np.nan_to_num(np.clip((heat - low) / (high - low), 0, 1)).astype(np.float32)
-    colours = cv2.applyColorMap(np.rint(warmth * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    begin, end = VISIBLE
-    shown = np.clip((HEAT_SPAN * warmth - begin) / (end - begin), 0, 1)
-    opacity = (0.65 * shown * shown * (3 - 2 * shown))[..., None]
-    picture = np.ascontiguousarray((1 - opacity) * tone[..., None] * 255 + opacity * colours, np.float32)
-    picture = np.rint(picture).astype(np.uint8)
+    sample = slice(None, None, max(1, grey.size // SAMPLED))
+    shown, valid = grey.ravel()[sample], ~np.isnan(heat.ravel()[sample])
+    dark, bright = np.percentile(shown[valid] if valid.any() else shown, (0.5, 99.5))
+    tones = _rounded(_scaled(grey, dark, max(bright, dark + 1e-9), BRIGHT), np.uint8)
+    warmth = _scaled(heat, *heat_range(scale), 255)
+    bar = np.isnan(warmth)
+    if bar.any():
+        tones[bar] = tones[bar] * (BAR / BRIGHT)
+    places = _rounded(warmth, np.uint16)
+    places <<= 8
+    places |= tones
+    picture = cv2.cvtColor(_colours()[places].view(np.uint8).reshape(*heat.shape, 4), cv2.COLOR_BGRA2BGR)
 
-    around = cv2.dilate((heat > np.float64(threshold)).astype(np.uint8), np.ones((5, 5), np.uint8))
-    outlines, _ = cv2.findContours(around, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, outlines, -1, OUTLINE, thickness=1 if max(picture.shape) < 800 else 2)
+    above = heat > np.float64(threshold)
+    if above.any():
+        around = cv2.dilate(above.astype(np.uint8), np.ones((5, 5), np.uint8))
+        outlines, _ = cv2.findContours(around, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outlines, -1, OUTLINE, thickness=1 if max(picture.shape) < 800 else 2)
     write_bytes(path, _encode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90]))
+
+
+@lru_cache(1)
+def _colours() -> NDArray[np.uint32]:
+    """The colour (four bytes: blue, green, red, 0) of heat level h over grey level g, at place 256 h + g."""
+    levels = np.arange(256)
+    colours = cv2.applyColorMap(levels.astype(np.uint8), cv2.COLORMAP_INFERNO)  # (256, 1, 3)
+    begin, end = VISIBLE
+    shown = np.clip((HEAT_SPAN * levels / 255 - begin) / (end - begin), 0, 1)
+    opacity = (0.65 * shown * shown * (3 - 2 * shown))[:, None, None]
+    table = np.zeros((256, 256, 4), np.uint8)
+    table[..., :3] = np.rint((1 - opacity) * levels[None, :, None] + opacity * colours)
+    return table.view(np.uint32).ravel()
 
 
 def thumbnail(path: Path, side: int) -> bytes:
@@ -160,17 +178,44 @@ def _reach(scale: tuple[float, float]) -> tuple[float, float]:
     return low, low + SPAN * (high - low)
 
 
-def _grey(rows: NDArray[Any]) -> NDArray[np.float32]:
-    rows = rows.astype(np.float32)
-    return rows if rows.ndim == 2 else rows.mean(axis=2)
+def _grey(rows: NDArray[Any]) -> NDArray[Any]:
+    """Rows (n, width) of an image (n, width[, channels])."""
+    if rows.ndim == 2 or rows.shape[2] == 1:
+        return rows.reshape(rows.shape[:2])
+    grey: NDArray[np.float32] = rows.mean(axis=2, dtype=np.float32)
+    return grey
 
 
-def _blocks(rows: NDArray[np.float32], step: int, fill: float, reduce: Callable[..., Any]) -> NDArray[np.float32]:
+def _scaled(values: NDArray[Any], low: float, high: float, top: float) -> NDArray[np.float32]:
+    """Float levels, 0 at `low` and below, `top` at `high` and above, NaN where a value is."""
+    levels = np.subtract(values, np.float32(low), dtype=np.float32)
+    levels *= np.float32(top / (high - low))
+    return np.clip(levels, 0, top, out=levels)
+
+
+def _rounded(levels: NDArray[np.float32], dtype: type) -> NDArray[Any]:
+    """Levels as integers, 0 where there is no value; `levels` is used up."""
+    blank = np.isnan(levels)
+    if blank.any():
+        levels[blank] = 0
+    levels += np.float32(0.5)
+    return levels.astype(dtype)
+
+
+@lru_cache(4)
+def _blank(height: int, width: int) -> bytes:
+    """The mask of an image without any defect, which most are."""
+    return _encode(".png", np.zeros((height, width), np.uint8), [])
+
+
+def _blocks(rows: NDArray[Any], step: int, fill: float, reduce: Callable[..., Any]) -> NDArray[Any]:
     """One value per block of step x step pixels; blocks at the border are smaller."""
     if step == 1:
         return rows
     height, width = rows.shape
-    padded = np.pad(rows, ((0, -height % step), (0, -width % step)), constant_values=fill)
+    padded = np.pad(
+        rows.astype(np.float32, copy=False), ((0, -height % step), (0, -width % step)), constant_values=fill
+    )
     blocks = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
     result: NDArray[np.float32] = reduce(blocks.swapaxes(1, 2).reshape(*blocks.shape[::2], -1), axis=-1)
     return result
@@ -199,6 +244,7 @@ def _write_tiff(path: Path, rows: Rows, height: int, width: int, dtype: type, de
             tile=(TILE, TILE),
             photometric="minisblack",
             compression="zlib",
+            compressionargs={"level": LEVEL},
             predictor=dtype is np.uint16,
             description=description,
             metadata=None,

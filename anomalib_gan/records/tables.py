@@ -41,6 +41,7 @@ COLUMNS: dict[str, tuple[pa.DataType, Callable[[InspectionRecord], Any]]] = {
     "model": (pa.string(), lambda row: row.model),
     "calibration": (pa.string(), lambda row: row.calibration),
     "scored_at": (TIME, lambda row: row.scored_at),
+    "device": (pa.string(), lambda row: row.device),
     "decode_s": (pa.float64(), lambda row: row.decode_s),
     "inference_s": (pa.float64(), lambda row: row.inference_s),
     "post_s": (pa.float64(), lambda row: row.post_s),

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from scipy.stats import beta
 
-from anomalib_gan.runtime.files import read_json, write_json
+from anomalib_gan.runtime.files import read_json, short, write_json
 
 Verdict = Literal["accept", "review", "reject"]
 Unit = Literal["images", "tiles"]
@@ -156,24 +156,24 @@ class Calibration:
         if not isinstance(value, Mapping):
             raise ValueError(f"a calibration is a JSON object, not {type(value).__name__}")
         if value.get("format") != FORMAT:
-            raise ValueError(f"calibration format {value.get('format')!r} is not {FORMAT}: calibrate again")
+            raise ValueError(f"calibration format {short(value.get('format'))} is not {FORMAT}: calibrate again")
         names = {field.name for field in fields(cls)} | {"format"}
         if wrong := names ^ set(value):
             raise ValueError(
-                f"calibration entries missing or unknown: {', '.join(sorted(map(str, wrong)))}; calibrate again"
+                f"calibration entries missing or unknown: {short(sorted(map(str, wrong)))}; calibrate again"
             )
         numbers = ("review", "reject", "pixel", "rate", "reject_rate", "pixel_rate", "bound", "tiles_per_image")
         read: dict[str, Any] = {name: _number(name, value[name]) for name in numbers}
         for name in ("scores", "peaks"):
             read[name] = tuple(_number(name, item) for item in _list(name, value[name]))
             if len(read[name]) != value["n"] or not read[name] or list(read[name]) != sorted(read[name]):
-                raise ValueError(f"calibration {name!r} are not {value['n']} sorted numbers: calibrate again")
+                raise ValueError(f"calibration {name!r} are not {short(value['n'])} sorted numbers: calibrate again")
         for name in ("created", "model"):
             read[name] = _text(name, value[name])
         if isinstance(value["n"], bool) or not isinstance(value["n"], int):
-            raise ValueError(f"calibration 'n' is {value['n']!r}, not a whole number")
+            raise ValueError(f"calibration 'n' is {short(value['n'])}, not a whole number")
         if value["unit"] not in get_args(Unit):
-            raise ValueError(f"calibration 'unit' is {value['unit']!r}, not one of {', '.join(get_args(Unit))}")
+            raise ValueError(f"calibration 'unit' is {short(value['unit'])}, not one of {', '.join(get_args(Unit))}")
         for name in ("rate", "reject_rate", "pixel_rate"):
             if not 0 < read[name] < 1:
                 raise ValueError(f"calibration {name!r} is {read[name]}, not between 0 and 1")
@@ -236,7 +236,7 @@ def _sorted(name: str, values: Iterable[float]) -> list[float]:
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"calibration {name!r} holds {value!r}, not a finite number: calibrate again")
+        raise ValueError(f"calibration {name!r} holds {short(value)}, not a finite number: calibrate again")
     return float(value)
 
 
@@ -248,5 +248,5 @@ def _list(name: str, value: Any) -> list[Any]:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"calibration {name!r} holds {value!r}, not text: calibrate again")
+        raise ValueError(f"calibration {name!r} holds {short(value)}, not text: calibrate again")
     return value

@@ -40,7 +40,7 @@ def white_of(dtype: Any, bits: int | None = None) -> float:
     """
     kind = np.dtype(dtype)
     if kind.kind == "f":
-        raise ImageError(f"{kind} pixels have no white of their own: give white=, for example 1.0")
+        raise ImageError(f"{kind} pixels have no white of their own: give white= (--white), for example 1.0")
     if kind.kind != "u" or kind.itemsize > 2:
         raise ImageError(f"{kind} pixels are not supported: convert to unsigned 8 or 16 bit")
     size = 8 * kind.itemsize

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import reprlib
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -61,3 +62,12 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes in hex, read in pieces so that its size does not matter."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
+
+
+def short(value: Any) -> str:
+    """A value from a file as it stands in an error, which shall be one line, however large the value is."""
+    return _REPR.repr(value)

@@ -76,6 +76,11 @@ class Picture:
                 )
         return part
 
+    @property
+    def in_memory(self) -> bool:
+        """Do all pixels lie in memory, so that `rows` costs nothing?"""
+        return self._fetch is not None and self._file is None
+
     def changed(self) -> bool:
         """Is the file on the disk another one (size, time, or gone) than the one that was opened?"""
         if self._path is None:

@@ -7,16 +7,18 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from threading import Lock
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalib_gan.runtime import bundle
 from anomalib_gan.runtime.calibration import Calibration, Verdict
 from anomalib_gan.runtime.defects import Defect, DefectFinder
 from anomalib_gan.runtime.image import ImageError, Picture, open_image
@@ -33,7 +35,10 @@ PRELOAD_BYTES = 64 * 2**20  # stream() decodes images up to this size ahead; of 
 
 
 class Backend(Protocol):
-    """A trained detector, ready to run. Pre- and post-processing that the map needs lie inside."""
+    """A trained detector, ready to run. Pre- and post-processing that the map needs lie inside.
+
+    One that gains from being called by several threads at a time has an attribute `concurrent` that is true.
+    """
 
     @property
     def channels(self) -> int: ...
@@ -63,7 +68,10 @@ class Backend(Protocol):
         ...
 
     @property
-    def device(self) -> str: ...
+    def device(self) -> str:
+        """Where it computes, for people to read."""
+        ...
+
     @property
     def pixel_size(self) -> float | None:
         """Micrometres per pixel of the training images, where known."""
@@ -95,6 +103,7 @@ class Inspection:
     scale_warning: str | None  # the pixel size differs from the training images'
     sha256: str | None  # of the file
     model: str  # hash of the weights
+    device: str  # where the map was computed
     timing: dict[str, float]  # seconds: decode, inference, post; what a sink takes is not counted
     notes: tuple[str, ...]
 
@@ -143,6 +152,13 @@ class _Source:
             self.picture.close()
 
 
+class _Ready(NamedTuple):
+    """The map of an image that went through the model together with others, and its share of the seconds."""
+
+    map: Map
+    seconds: float
+
+
 class Inspector:
     """Maps, scores and judges images with one detector; may be called from several threads.
 
@@ -176,9 +192,34 @@ class Inspector:
         self.calibration = calibration
         self.rescale = rescale
         self.opener = opener
-        self._lock = (
-            Lock()
-        )  # one inference at a time: a device does not get faster by two, but it may run out of memory
+        # Most devices do not get faster by two inferences at a time, but may run out of memory.
+        self._lock: AbstractContextManager[Any] = nullcontext() if getattr(backend, "concurrent", False) else Lock()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        device: str = "auto",
+        *,
+        threads: int | None = None,
+        tile: int = 1024,
+        rescale: bool = False,
+        opener: Opener = open_image,
+        expect_sha256: str | None = None,
+    ) -> Inspector:
+        """The detector and the calibration in a bundle's folder.
+
+        device: "cpu", "cuda", "cuda:1", ... or "auto", a GPU where there is one; threads: of the processor, by default
+        one per core; expect_sha256: the fingerprint that `export` printed, so that no other detector can take this
+        one's place. Raises BundleError, a ValueError, for a folder that is no bundle, is damaged, or holds a graph that
+        a detector has no need of.
+        """
+        from anomalib_gan.runtime.session import OnnxBackend  # ONNX Runtime only where it is used
+
+        found = bundle.load(path, expect_sha256)
+        graph = bundle.check_graph(found.model, found.manifest)
+        backend = OnnxBackend(graph, found.manifest, device=device, threads=threads)
+        return cls(backend, tile, found.manifest.calibration, rescale, opener)
 
     def __call__(self, source: Any, sink: Sink | None = None) -> Inspection:
         """Inspects a path, bytes, an array or a Picture (which stays open).
@@ -201,16 +242,23 @@ class Inspector:
         workers: int = 2,
         prefetch: int = 4,
         sink_factory: Callable[[Picture], Sink | None] | None = None,
+        batch: int = 1,
     ) -> Iterator[Inspection | InvalidImage]:
         """Inspects many images, in order; `workers` threads decode the next ones, at most `prefetch`, meanwhile.
 
         A bad image becomes an InvalidImage and the next one follows. `sink_factory`, called just before the inference,
-        may give a sink for the picture's map (large ones, say). Errors of sinks, of `sources` and of the backend come
-        out as they are. Closing the generator, or any error, ends the threads.
+        may give a sink for the picture's map (large ones, say). Of every `batch` images in succession those of one size
+        go through the model together, where each fits into a tile; twice as many are then decoded ahead. Errors of
+        sinks, of `sources` and of the backend come out as they are. Closing the generator, or any error, ends the
+        threads.
         """
-        if workers < 1 or prefetch < 1:
-            raise ValueError(f"workers {workers} and prefetch {prefetch} must be at least 1")
-        return self._stream(sources, workers, prefetch, sink_factory)
+        if min(workers, prefetch, batch) < 1:
+            raise ValueError(f"workers {workers}, prefetch {prefetch} and batch {batch} must be at least 1")
+        return self._stream(sources, workers, max(prefetch, 2 * batch if batch > 1 else 1), sink_factory, batch)
+
+    def batch(self, sources: Iterable[Any], size: int = 16) -> list[Inspection | InvalidImage]:
+        """Inspects images in order, up to `size` of equal size at once; see `stream`."""
+        return list(self.stream(sources, batch=size))
 
     def _stream(
         self,
@@ -218,6 +266,7 @@ class Inspector:
         workers: int,
         prefetch: int,
         sink_factory: Callable[[Picture], Sink | None] | None,
+        batch: int,
     ) -> Iterator[Inspection | InvalidImage]:
         waiting: deque[tuple[str, Future[_Source]]] = deque()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -232,9 +281,9 @@ class Inspector:
                         more = False
                     else:
                         waiting.append((_name(source), pool.submit(self._open, source, preload=True)))
-                if waiting:
+                for ready in self._together([future for _, future in islice(waiting, batch)]):
                     name, future = waiting[0]
-                    result = self._next(name, future, sink_factory)
+                    result = self._next(name, future, sink_factory, ready)
                     waiting.popleft()
                     yield result
         finally:
@@ -243,8 +292,42 @@ class Inspector:
                 if not future.cancelled() and future.exception() is None:
                     future.result().close()
 
+    def _together(self, futures: list[Future[_Source]]) -> list[_Ready | None]:
+        """The maps of those opened images of which several can go through the model at once; None for the others."""
+        ready: list[_Ready | None] = [None] * len(futures)
+        alike: dict[tuple[int, int, float], list[int]] = {}
+        for place, future in enumerate(futures) if len(futures) > 1 else ():
+            if future.exception() is None and (picture := self._fits(future.result())) is not None:
+                alike.setdefault((picture.content, picture.width, picture.white), []).append(place)
+        for (height, width, white), places in alike.items():
+            size = self.grid.padded(height, width)
+            windows, found = [], []
+            for place in places:
+                opened = futures[place].result()
+                with suppress(ImageError):  # it comes again, and is told, when the image has its turn
+                    windows.append(self._window(opened.picture.name, opened.read(0, height), *size))
+                    found.append(place)
+            if len(found) > 1:
+                with suppress(MemoryError):  # one by one they may fit
+                    maps, seconds = self._run(np.stack(windows), white)
+                    for place, map in zip(found, maps, strict=True):
+                        ready[place] = _Ready(map[0, :height, :width], seconds / len(found))
+        return ready
+
+    def _fits(self, opened: _Source) -> Picture | None:
+        """The picture, if its whole content is decoded and is one window for the model."""
+        picture = opened.picture
+        height, width = picture.content, picture.width
+        if opened.pixels is None or min(height, width) < self.backend.smallest or self._factor(picture, [])[0] != 1:
+            return None
+        return picture if len(self.grid.split(height, width)) == 1 else None
+
     def _next(
-        self, name: str, future: Future[_Source], sink_factory: Callable[[Picture], Sink | None] | None
+        self,
+        name: str,
+        future: Future[_Source],
+        sink_factory: Callable[[Picture], Sink | None] | None,
+        ready: _Ready | None,
     ) -> Inspection | InvalidImage:
         try:
             opened = future.result()
@@ -253,7 +336,7 @@ class Inspector:
         with closing(opened):
             sink = sink_factory(opened.picture) if sink_factory else None
             try:
-                return self._inspect(opened, sink)
+                return self._inspect(opened, sink, ready)
             except (ImageError, MemoryError) as error:
                 return InvalidImage(opened.picture.name, _tell(error))
             except _SinkError as error:
@@ -274,7 +357,7 @@ class Inspector:
         opened.seconds = perf_counter() - start
         return opened
 
-    def _inspect(self, opened: _Source, sink: Sink | None) -> Inspection:
+    def _inspect(self, opened: _Source, sink: Sink | None, ready: _Ready | None = None) -> Inspection:
         picture = opened.picture
         height, width, content = picture.height, picture.width, picture.content
         timing = {"decode": 0.0, "inference": 0.0, "post": 0.0}
@@ -286,7 +369,11 @@ class Inspector:
         score = ScoreAccumulator(content, width)
         finder = DefectFinder(calibration.pixel, width, picture.pixel_size) if calibration else None
         peak = -math.inf
-        bands = self._bands(opened, timing) if factor == 1 else self._resampled(opened, factor, timing)
+        if ready is not None:
+            bands = iter([(0, ready.map)])
+            timing["inference"] = ready.seconds
+        else:
+            bands = self._bands(opened, timing) if factor == 1 else self._resampled(opened, factor, timing)
         for top, rows in bands:
             start = perf_counter()
             low, high = float(rows.min()), float(rows.max())  # NaN if any is
@@ -334,6 +421,7 @@ class Inspector:
             scale_warning=scale_warning,
             sha256=picture.sha256,
             model=self.backend.hash,
+            device=self.backend.device,
             timing=timing,
             notes=tuple(notes),
         )
@@ -417,20 +505,31 @@ class Inspector:
     ) -> Map:
         """The map of a tile's core, without the columns that pad the image; `held` begins at the window's top."""
         core, window = tile
-        pixels = self._adapt(name, held[: window.bottom - window.top, window.left : window.right])
-        below, beside = window.bottom - window.top - pixels.shape[0], window.right - window.left - pixels.shape[1]
-        image = np.moveaxis(np.pad(pixels, ((0, below), (0, beside), (0, 0)), mode="edge"), -1, 0)
-        image = np.ascontiguousarray(image[None], np.float32)
-        with self._lock:
-            start = perf_counter()
-            map = self.backend(image, white)
-            timing["inference"] += perf_counter() - start
-        if map.shape != (1, 1, *image.shape[2:]):
-            raise ValueError(f"the backend made a map of shape {map.shape} from an image of shape {image.shape}")
+        tall, wide = window.bottom - window.top, window.right - window.left
+        image = self._window(name, held[:tall, window.left : window.right], tall, wide)
+        map, seconds = self._run(image[None], white)
+        timing["inference"] += seconds
         right = min(core.right, width)
         return map[
             0, 0, core.top - window.top : core.bottom - window.top, core.left - window.left : right - window.left
         ]
+
+    def _window(self, name: str, pixels: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
+        """(h, w, C) -> (the model's channels, height, width), what lies beyond the image repeating its edge."""
+        pixels = self._adapt(name, pixels)
+        below, beside = height - pixels.shape[0], width - pixels.shape[1]
+        padded = np.pad(pixels, ((0, below), (0, beside), (0, 0)), mode="edge")
+        return np.ascontiguousarray(np.moveaxis(padded, -1, 0), np.float32)
+
+    def _run(self, images: NDArray[np.float32], white: float) -> tuple[NDArray[np.float32], float]:
+        """(maps, seconds)."""
+        with self._lock:
+            start = perf_counter()
+            maps = self.backend(images, white)
+            seconds = perf_counter() - start
+        if maps.shape != (len(images), 1, *images.shape[2:]):
+            raise ValueError(f"the backend made a map of shape {maps.shape} from an image of shape {images.shape}")
+        return maps, seconds
 
     def _adapt(self, name: str, pixels: NDArray[Any]) -> NDArray[Any]:
         """(h, w, 1 or 3) -> (h, w, the model's channels)."""

@@ -1,0 +1,435 @@
+"""A run: one training, from a folder of normal images to its card, checkpoint, curves and pictures in one folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torchvision  # type: ignore[import-untyped]
+from torch import Tensor
+
+from anomalib_gan import __version__, checkpoint, data, models, plots
+from anomalib_gan.export import usable
+from anomalib_gan.model import Model, Spec
+from anomalib_gan.runtime.calibrating import SPLIT
+from anomalib_gan.runtime.card import CARD
+from anomalib_gan.runtime.files import read_json, write_bytes, write_json
+from anomalib_gan.specs import complete
+from anomalib_gan.training import READ_EVERY, Progress, Trainer, derive_seed
+
+MINUTES = 18.0
+JITTER = 0.1
+MEASURED = (5, 25)  # rounds between which the speed is measured that the plan rests on
+RESERVE = (8.0, 0.05)  # kept free at the end for settling and pictures: seconds and share of the budget, the larger one
+MOMENTS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of the training at which a row of samples is drawn, besides step 1
+SAMPLES = 8
+LOOKED_AT = 16  # images on which the model is settled, and as many of those held back
+LOOKED_SIDE = 2048  # px, the largest side that is taken of each
+PICTURED = 256  # px, side of the patches in reconstructions.png
+HISTORY = "history.jsonl"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose, as the card keeps it; a run that is resumed goes on with those it began with.
+
+    The length is `steps`, or else what fits into `minutes`, one of which is None. `info_bar`, `bits` and `white` are
+    those of `open_image`, `params` keywords of the model's constructor. ValueError for lengths that cannot be.
+    """
+
+    model: str
+    params: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    minutes: float | None = MINUTES
+    steps: int | None = None
+    device: str = "auto"
+    threads: int | None = None
+    info_bar: Literal["auto"] | int = "auto"
+    bits: int | None = None
+    white: float | None = None
+    flips: bool = True
+    jitter: float = JITTER
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"{self.steps} steps are not possible: give at least 1")
+        if self.minutes is not None and self.minutes <= 0:
+            raise ValueError(f"{self.minutes} minutes are not possible: give more than 0")
+
+    def for_run(self, run: Path, *, resume: bool, dry_run: bool) -> Settings | None:
+        """These, or of an interrupted run that is resumed its own; None where that is finished.
+
+        FileExistsError where `run` is a file, or holds a run that is to be neither resumed nor only looked at.
+        """
+        if (run / CARD).exists() or (run / checkpoint.NAME).exists():
+            if resume:
+                card, known = read_json(run / CARD), {one.name for one in fields(self)}
+                stored = {name: value for name, value in card["settings"].items() if name in known}
+                return Settings(**stored) if card["duration_s"] is None else None
+            if not dry_run:
+                raise FileExistsError(f"{run} holds a run already: continue it with --resume, or choose another --out")
+        elif run.exists() and not run.is_dir():
+            raise FileExistsError(f"{run} is a file: choose another --out")
+        return self
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process computes, and its number among how many."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+
+@contextmanager
+def processes(device: str) -> Iterator[Place]:
+    """The device; under torchrun this process also joins the others."""
+    kind = usable(device)
+    if kind.startswith("cuda"):
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True  # patches have one size
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Place(torch.device(kind))
+        return
+    if kind == "cuda":
+        kind = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(kind)
+    dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+    try:
+        yield Place(torch.device(kind), dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+@dataclass
+class Job:
+    """One training: what it works on and what it writes. Only rank 0 writes and says something."""
+
+    run: Path
+    settings: Settings
+    place: Place
+    began: float
+    images: list[data.Normal]
+    held: list[data.Held]
+    kept: list[Tensor]
+    spec: Spec
+    crops: data.Crops
+    trainer: Trainer
+    card: dict[str, Any]
+    say: Callable[[str], None]
+    sheet: list[tuple[int, Tensor]] = field(default_factory=list)
+    pace: float | None = None  # when the measurement of the speed began
+
+    @classmethod
+    def prepare(cls, folder: Path, run: Path, settings: Settings, place: Place, say: Callable[[str], None]) -> Job:
+        """Reads the images, splits them, builds the model; writes nothing. `say` is what tells the user a line."""
+        began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        settings = replace(settings, threads=torch.get_num_threads())
+        files = data.normal_files(folder)
+        images, warnings = data.read_normals(
+            files, info_bar=settings.info_bar, bits=settings.bits, white=settings.white
+        )
+        channels = images[0].grey.shape[0]
+        spec = complete(settings.model, settings.params, channels)
+        torch.manual_seed(derive_seed(settings.seed, "weights"))
+        net = models.build(spec.name, **spec.params).to(place.device)
+        if channels > net.channels:
+            raise ValueError(f"{images[0].path} is a colour image, {spec.name} has {net.channels} channel: convert it")
+        held = data.hold_out(images, net.patch, settings.seed)
+        training, kept = data.regions(images, held)
+        if not held:
+            warnings.append("the images are too small to hold pixels back: calibrate with --good and other good images")
+        crops = data.Crops(
+            training,
+            net.patch,
+            net.batch,
+            seed=settings.seed,
+            device=place.device,
+            channels=net.channels,
+            share=(place.rank, place.world),
+            flips=settings.flips,
+            jitter=settings.jitter,
+        )
+        trainer = Trainer(net, crops, settings.steps, seed=settings.seed)
+        told = [
+            {"path": str(i.path.absolute()), "sha256": i.sha256, "height": i.grey.shape[1], "width": i.grey.shape[2]}
+            for i in images
+        ]
+        card = {
+            "name": run.name,
+            "spec": asdict(spec),
+            "data": {
+                **{"folder": str(folder.absolute()), "images": told, "fingerprint": data.fingerprint(images)},
+                **{"pixel_size": data.pixel_size(images), "channels": channels, "white": images[0].white},
+            },
+            "settings": {**asdict(settings), "batch": net.batch * place.world, "processes": place.world},
+            "versions": {
+                **{"anomalib_gan": __version__, "python": platform.python_version(), "numpy": np.__version__},
+                **{"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)},
+            },
+            "machine": machine(place.device),
+            "started": started,
+            "duration_s": None,
+            "warnings": warnings,
+            "oddest": data.oddest(images),
+        }
+        # The checkpoint holds it too, and takes plain values only.
+        plain = json.loads(json.dumps(card, allow_nan=False))
+        return cls(run, settings, place, began, images, held, kept, spec, crops, trainer, plain, say)
+
+    def begin(self) -> None:
+        """Says what is about to happen; loads the checkpoint of an interrupted run; writes card and split."""
+        stored = self.run / checkpoint.NAME
+        if stored.exists():
+            state = checkpoint.load(stored, self.place.device)
+            if state["card"]["data"]["fingerprint"] != self.card["data"]["fingerprint"]:
+                raise ValueError(
+                    f"the images in {self.card['data']['folder']} are not those the run was started with: "
+                    "give back the same files, or start a new run"
+                )
+            if state["card"]["settings"]["processes"] != self.place.world:
+                raise ValueError(
+                    f"the run was started with {state['card']['settings']['processes']} processes, "
+                    f"not {self.place.world}: resume it with as many"
+                )
+            self.trainer.load_state_dict(state)
+            self.card["started"] = state["card"]["started"]
+            self.sheet = [(step, images.cpu()) for step, images in state["sheet"]]
+        if self.place.world > 1:
+            dist.barrier()  # nobody writes before everybody has looked
+        if self.place.rank == 0:
+            for torn in self.run.glob(".tmp-*.part"):  # what a kill left of an atomic write
+                torn.unlink(missing_ok=True)
+            kept = [line for line in read_history(self.run / HISTORY) if line["step"] <= self.trainer.step]
+            write_bytes(self.run / HISTORY, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            write_json(self.run / SPLIT, data.write_split(self.settings.seed, self.held))
+            write_json(self.run / CARD, self.card)
+        self.summary()
+        if stored.exists():
+            self.say(f"going on after step {self.trainer.step}")
+
+    def summary(self) -> None:
+        """What is trained on, and what the user should look at before."""
+        net = self.trainer.model
+        whole = [one for one in self.held if one.box is None]
+        megapixels = sum(image.shape[1] * image.shape[2] for image in self.crops.images) / 1e6
+        kept = f"{len(whole)} whole images" if whole else f"a strip of {len(self.held)} images"
+        self.say(
+            f"{len(self.images)} normal images; {megapixels:.3g} Mpx to train on, held back for calibration: {kept}"
+        )
+        count = sum(parameter.numel() for parameter in net.parameters())
+        self.say(f"{self.spec.name}: {count:,} parameters, {net.batch} patches of {net.patch}x{net.patch} px per batch")
+        for warning in self.card["warnings"]:
+            self.say(f"warning: {warning}")
+        odd = [image for image in self.card["oddest"] if image["odd"]]
+        if odd:
+            self.say("these images look least like the rest; a defect among the normal images is learnt as normal:")
+        for image in odd:
+            self.say(f"  {image['path']}: {'; '.join(image['reasons'])}")
+
+    def describe(self) -> None:
+        """The dry run: the summary, and the time from the speed of a few rounds; nothing is written."""
+        self.summary()
+        self.say(f"device {self.place.device}, {self.settings.threads} threads, run folder {self.run} (not written)")
+        if not self.trainer.players:
+            self.say("the model has no game: it is fitted in closed form")
+            return
+        rounds = iter(self.trainer)
+        next(rounds)
+        begin = self._now()
+        played = len(list(islice(rounds, 3)))
+        if not played:
+            self.say("1 step")
+            return
+        each, steps = (self._now() - begin) / played, self.settings.steps
+        if steps:
+            self.say(f"{steps} steps of {each:.3g} s: about {timedelta(seconds=round(steps * each))}")
+        else:
+            self.say(
+                f"{self._minutes:g} minutes: about {self._fitting(self._minutes * 60, each)} steps of {each:.3g} s"
+            )
+
+    def play(self, checkpoint_every: float) -> Iterator[Progress]:
+        """The training, round by round: some are written down, and every `checkpoint_every` seconds a checkpoint is.
+
+        The rounds of other processes than the first are played too, but not told.
+        """
+        trainer, saved = self.trainer, time.monotonic()
+        for progress in trainer:
+            planned = trainer.steps is None and self._plan()
+            if self.place.rank:
+                continue
+            self._write_down(progress)
+            self._draw()
+            if planned or (trainer.steps and time.monotonic() - saved >= checkpoint_every):
+                self._save()
+                saved = time.monotonic()
+            yield replace(progress, steps=trainer.steps)  # it may have been planned just now
+        if self.place.rank == 0:
+            self._save()
+
+    @property
+    def _minutes(self) -> float:
+        assert self.settings.minutes is not None  # else there are steps, and nothing is planned
+        return self.settings.minutes
+
+    def _now(self) -> float:
+        if self.place.device.type == "cuda":
+            torch.cuda.synchronize(self.place.device)
+        return time.monotonic()
+
+    def _fitting(self, left: float, each: float) -> int:
+        """How many more rounds of `each` seconds fit into `left` seconds, with a reserve for the end."""
+        reserve = min(left / 2, max(RESERVE[0], RESERVE[1] * self._minutes * 60))
+        cap = getattr(self.trainer.model, "max_steps", None)
+        steps = self.trainer.step + max(1, int((left - reserve) / each))
+        return steps if cap is None else max(self.trainer.step + 1, min(steps, cap))
+
+    def _plan(self) -> bool:
+        """Once the speed is known the number of steps is set for good, by rank 0 for all; was it now?"""
+        step, budget = self.trainer.step, self._minutes * 60
+        if step < MEASURED[0]:
+            return False
+        if self.pace is None:
+            self.pace = self._now()
+            return False
+        now = self._now()
+        spent = now - self.pace
+        steps = 0
+        if step >= MEASURED[1] or spent > 0.05 * budget:
+            steps = self._fitting(budget - (now - self.began), spent / (step - MEASURED[0]))
+        if self.place.world > 1:
+            common = torch.tensor([steps], device=self.place.device)
+            dist.broadcast(common, 0)
+            steps = int(common)
+        if steps:
+            self.trainer.steps = steps
+            self.say(f"planned: {steps} steps")
+        return steps > 0
+
+    def _write_down(self, progress: Progress) -> None:
+        steps = self.trainer.steps
+        if progress.step % READ_EVERY == 0 or (steps and (steps <= 200 or progress.step == steps)):
+            line = {"step": progress.step, "seconds": round(progress.seconds, 3), "losses": progress.losses}
+            with open(self.run / HISTORY, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    @torch.no_grad()
+    def _draw(self, model: Model | None = None) -> None:
+        """Adds a row to the sheet of samples: always the same codes, and no effect on the training's randomness."""
+        net, steps = model or self.trainer.model, self.trainer.steps
+        due = self.trainer.step == 1 or (steps and self.trainer.step in {math.ceil(part * steps) for part in MOMENTS})
+        sample = getattr(net, "sample", None)
+        if not due or sample is None:
+            return
+        cuda = [self.place.device] if self.place.device.type == "cuda" else []
+        net.eval()  # the trainer goes back to train mode
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(derive_seed(self.settings.seed, "sheet"))
+            images = sample(SAMPLES, net.patch, net.patch)
+        levels = ((images.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        self.sheet = [*(row for row in self.sheet if row[0] != self.trainer.step), (self.trainer.step, levels)]
+
+    def _save(self, **finished: Any) -> None:
+        checkpoint.save(
+            self.run / checkpoint.NAME,
+            {
+                **self.trainer.state_dict(),
+                "spec": self.card["spec"],
+                "card": self.card,
+                "pixel_size": self.card["data"]["pixel_size"],
+                "sheet": self.sheet,
+                "settled": None,
+                "map_scale": None,
+                **finished,
+            },
+        )
+
+    def finish(self) -> None:
+        """Settles the model on normal images, takes the fixed scale of its maps; writes pictures and the final card.
+
+        FloatingPointError where a map is not finite. Other processes than the first have nothing to do.
+        """
+        if self.place.rank:
+            return
+        net = self.trainer.model
+        training = views(self.crops.images, net, self.place.device)
+        model = self.trainer.finish(training)
+        filled = [data.fill(region, max(net.stride, net.smallest)) for region in self.kept]
+        unseen = views(filled, net, self.place.device)
+        with torch.no_grad():
+            maps = [model.anomaly_map(x).float().cpu() for x in [*unseen, *training]]
+        values = torch.cat([one.flatten() for one in maps]).numpy()
+        if not np.isfinite(values).all():
+            raise FloatingPointError(
+                "the map of a normal image is not finite: train with another seed or learning rate"
+            )
+        low, high = (float(q) for q in np.percentile(values, (1, 99.9)))
+        self._draw(model)
+        settled = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+        self._save(settled=settled, map_scale=[low, high])
+        plots.curves(read_history(self.run / HISTORY), self.run / "curves.png")
+        if self.sheet:
+            rows = [(step, data.signed(images).numpy()) for step, images in self.sheet]
+            plots.sheet(rows, self.run / "samples.png")
+        shown = [middle(x, maps[i], model) for i, x in enumerate((unseen or training)[:4])]
+        plots.reconstructions(shown, (low, high), self.run / "reconstructions.png")
+        self.card.update(duration_s=round(self.trainer.seconds, 3), map_scale=[low, high], steps=self.trainer.step)
+        write_json(self.run / CARD, self.card)
+        self.say(f"finished after {timedelta(seconds=round(time.monotonic() - self.began))}: {self.run}")
+
+
+def views(regions: Sequence[Tensor], model: Model, device: torch.device) -> list[Tensor]:
+    """At most LOOKED_AT of the regions, evenly spread, as (1, C, H, W) in [-1, 1]: the middle up to LOOKED_SIDE."""
+    chosen = sorted({round(k) for k in np.linspace(0, len(regions) - 1, min(LOOKED_AT, len(regions)))})
+    found = []
+    for region in (regions[i] for i in chosen):
+        _, height, width = region.shape
+        tall, wide = (min(side, LOOKED_SIDE) // model.stride * model.stride for side in (height, width))
+        top, left = (height - tall) // 2, (width - wide) // 2
+        x = data.signed(region[:, top : top + tall, left : left + wide].to(device))
+        found.append(x.expand(model.channels, -1, -1)[None].contiguous())
+    return found
+
+
+@torch.no_grad()
+def middle(x: Tensor, found: Tensor, model: Model) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """The middle PICTURED pixels of an image (C, h, w), of its reconstruction, where the model has one, and its map."""
+    reconstruct = getattr(model, "reconstruct", None)
+    again = None if reconstruct is None else reconstruct(x)
+    top, left = (max(0, side - PICTURED) // 2 for side in x.shape[2:])
+
+    def cut(picture: Tensor) -> np.ndarray:
+        return picture[..., top : top + PICTURED, left : left + PICTURED].float().cpu().numpy()
+
+    return cut(x[0]), None if again is None else cut(again[0]), cut(found[0, 0])
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The lines of history.jsonl; a last line that a kill left half written is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures of the card were reached on."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count(), "gpu": gpu}
