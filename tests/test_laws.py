@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from bundles import manifest
+from sklearn.decomposition import sparse_encode
 
-from anomalib_gan.export import TorchBackend
+from anomalib_gan.export import TorchBackend, model_graph
 from anomalib_gan.models import MODELS, build
+from anomalib_gan.models.sparse_coding import lasso, omp
 from anomalib_gan.nets import shrink
+from anomalib_gan.runtime.bundle import check_graph
+from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.image import ImageError
 from anomalib_gan.runtime.inspector import Inspector
+from anomalib_gan.runtime.session import OnnxBackend
 from anomalib_gan.training import Trainer
 
+AE = {"width": 8, "code": 4, "patch": 64, "batch": 3, "smoothing": 2.0}
+DICTIONARY = {"side": 8, "atoms": 24, "samples": 1000, "iterations": 20}
+# Small settings by model; after a space, those that make another model of it, to which the laws apply as well.
 SMALL = {
     "fcbigan": {"width": 8, "code": 4, "patch": 64, "batch": 3, "critic_steps": 2, "smoothing": 2.0, "likelihood": 0.1},
     "fcbigan_source": {"width": 8, "code": 8, "batch": 4, "likelihood": 0.1},
+    "ae": AE,
+    "ae mlp": {**AE, "kind": "mlp", "residual": "l1", "regulariser": "tv"},
+    "ae stacked": {**AE, "kind": "stacked", "residual": "l2", "regulariser": "edges"},
+    "sparse_coding": DICTIONARY,
+    "sparse_coding omp": {**DICTIONARY, "solver": "omp", "nonzeros": 3, "density": "gaussian"},
 }
 
 
 def small(name):
     torch.manual_seed(1)
-    return build(name, **SMALL.get(name, {}))
+    return build(name.partition(" ")[0], **SMALL.get(name, {}))
 
 
 def stripes(height, width, channels=1, phase=0.0):
@@ -54,7 +69,7 @@ def trained(name, steps=3):
     return model, trainer
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=dict.fromkeys((*MODELS, *SMALL)))
 def name(request):
     return request.param
 
@@ -116,7 +131,7 @@ def test_resumed_equals_uninterrupted(name):
 
 def test_spec_round_trips(name):
     model = settled(name)
-    again = build(name, **SMALL.get(name, {}))
+    again = small(name)
     again.load_state_dict(model.state_dict())
     x = stripes(96, 128, model.channels)
     assert torch.equal(model.anomaly_map(x), again.eval().anomaly_map(x))
@@ -178,6 +193,59 @@ def test_scoring_moves_no_statistic_and_ignores_the_rest_of_the_batch(name):
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
+@cache
+def twins(name):
+    """The model as the Inspector's backend, in torch and as the graph that it leaves as."""
+    model = settled(name)
+    with torch.no_grad():
+        low, high = np.quantile(model.anomaly_map(stripes(128, 160, model.channels)), (0.01, 0.999))
+    ours = TorchBackend(model, hash="0" * 64, scale=(float(low), float(high)), device="cpu")
+    told = manifest(
+        **{key: getattr(ours, key) for key in ("channels", "stride", "smallest", "halo", "hash")},
+        map_scale=ours.scale,
+        calibration=None,
+    )
+    return ours, OnnxBackend(check_graph(model_graph(model), told), told, device="cpu", threads=1)
+
+
+@pytest.mark.slow
+def test_the_graph_agrees_and_decides_as_the_model_does_or_the_model_says_why_there_is_none(name):
+    model = small(name)
+    if model.exportable is not True:
+        with pytest.raises(ValueError, match=r"^not exportable: \w"):
+            model_graph(model)
+        return
+    ours, theirs = twins(name)
+    unit = ours.scale[1] - ours.scale[0]
+    rng, stride, side = np.random.default_rng(0), ours.stride, ours.smallest
+    for n, down, right, white in ((1, 0, 0, 255), (3, 1, 4, 65535), (2, 5, 2, 4095)):
+        shape = (n, ours.channels, side + down * stride, side + right * stride)
+        image = rng.uniform(0, white, shape).astype(np.float32)
+        assert np.abs(ours(image, float(white)) - theirs(image, float(white))).max() < 1e-4 * unit
+
+    torch.manual_seed(3)
+    images = [((stripes(150, 170, phase=k)[0, 0].numpy() + 1) * 32767.5).astype(np.uint16) for k in range(12)]
+    normal, images = [Inspector(ours)(image) for image in images[:6]], images[6:]  # others, for thresholds are scores
+    calibration = Calibration.fit([one.score for one in normal], [one.peak for one in normal], model=ours.hash)
+    for image in images[::2]:
+        image[40:80, 60:100] = rng.integers(0, 65535, (40, 40))
+    found = [[Inspector(one, calibration=calibration)(image) for image in images] for one in (ours, theirs)]
+    for one, other in zip(*found, strict=True):
+        assert one.verdict == other.verdict and len(one.defects) == len(other.defects)
+        assert one.score == pytest.approx(other.score, abs=1e-4 * unit)
+
+
+@pytest.mark.slow
+def test_tiled_equals_whole_in_the_graph_too(name):
+    if small(name).exportable is not True:
+        return
+    _, backend = twins(name)
+    torch.manual_seed(4)
+    image = ((stripes(150, 333)[0, 0].numpy() + 1) * 127.5).astype(np.uint8)
+    whole, tiled = (Inspector(backend, tile=tile)(image).map for tile in (2048, 4 * backend.stride))
+    assert np.abs(tiled - whole).max() <= 1e-5 * (np.quantile(whole, 0.999) - np.quantile(whole, 0.01))
+
+
 @pytest.mark.slow
 def test_a_planted_defect_scores_above_the_normal_area(name):
     model = settled(name, steps=200)
@@ -226,3 +294,32 @@ def test_reconstruction_penalty_of_the_encoder_alone_leaves_the_generator_unmove
             grads = torch.autograd.grad(terms["rec"], list(model.G.parameters()), allow_unused=True)
             assert all(g is None for g in grads)
             assert torch.autograd.grad(terms["rec"], model.E[0][0].weight, retain_graph=False)
+
+
+@pytest.mark.parametrize("solver", ["lasso", "omp"])
+def test_sparse_codes_are_those_of_scikit_learn(solver):
+    torch.manual_seed(0)
+    D, z = torch.nn.functional.normalize(torch.randn(20, 32), dim=0).double(), torch.randn(50, 20).double()
+    given = {"penalty": 0.3, "iterations": 5000} if solver == "lasso" else {"nonzeros": 4}
+    wanted = (
+        {"algorithm": "lasso_lars", "alpha": 0.3} if solver == "lasso" else {"algorithm": "omp", "n_nonzero_coefs": 4}
+    )
+    expected = torch.from_numpy(sparse_encode(z.numpy(), D.T.contiguous().numpy(), **wanted))
+    found = (lasso if solver == "lasso" else omp)(D, z, **given)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.equal(found.abs() > 1e-6, expected.abs() > 1e-6)
+
+
+@torch.no_grad()
+def test_sparse_coding_gives_every_pixel_the_mean_over_the_patches_that_cover_it():
+    torch.manual_seed(0)
+    model = build("sparse_coding", **{**DICTIONARY, "step": 1, "shrink": 1})
+    model.settle([stripes(64, 80)])
+    x = stripes(20, 24)
+    total, count = torch.zeros_like(x), torch.zeros_like(x)
+    for top in range(20 - 7):
+        for left in range(24 - 7):
+            here = (..., slice(top, top + 8), slice(left, left + 8))
+            total[here] += model.surprise(x[here].reshape(1, -1))
+            count[here] += 1
+    assert torch.allclose(model.anomaly_map(x), total / count, rtol=1e-3)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from anomalib_gan.penalties import grey_gap, power, spectrum_gap
+from anomalib_gan.penalties import edge_gap, grey_gap, power, spectrum_gap, total_variation
 
 GAPS = (spectrum_gap, grey_gap)
 
@@ -54,3 +54,30 @@ def test_a_lattice_is_far_from_smooth_noise_of_the_same_variance():
     lattice = torch.ones(4, 1, 64, 64)
     lattice[..., ::2, :] *= -1
     assert spectrum_gap(lattice, smooth) > 10 * spectrum_gap(smooth.flip(-1) * 1.01, smooth)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_total_variation_and_edge_gap_in_closed_form(n):
+    rows, columns = torch.meshgrid(torch.arange(20.0), torch.arange(30.0), indexing="ij")
+    ramp = (0.2 * rows - 0.3 * columns).expand(n, 1, -1, -1)
+    assert float(total_variation(ramp)) == pytest.approx(0.5, rel=1e-5)
+    assert float(total_variation(3 * ramp + 0.7)) == pytest.approx(1.5, rel=1e-5)
+    step = torch.where(columns < 15, -1.0, 1.0).expand(n, 1, -1, -1)
+    blurred = torch.nn.functional.avg_pool2d(step, (1, 5), stride=1)[..., :, :]
+    assert float(total_variation(step)) == pytest.approx(2 / 29, rel=1e-5)  # one difference of 2 in each row
+    assert float(total_variation(blurred)) == pytest.approx(
+        2 / 25, rel=1e-5
+    )  # as much, on fewer columns: edges stay free
+    assert float(edge_gap(2 * ramp, ramp)) == pytest.approx(0.5, rel=1e-5)
+    assert float(edge_gap(ramp + 0.7, -ramp)) == pytest.approx(0, abs=1e-6)  # strength counts, not sign
+    sharp = step[..., 2:-2]
+    assert float(edge_gap(blurred, sharp)) == pytest.approx((1.6 + 4 * 0.4) / 25, rel=1e-5)
+
+
+@pytest.mark.parametrize("penalty", [total_variation, lambda x: edge_gap(x, torch.zeros_like(x).cumsum(-1))])
+def test_a_step_down_the_gradient_of_total_variation_or_edge_gap_lowers_it(penalty):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 16, 16, requires_grad=True)
+    (gradient,) = torch.autograd.grad(penalty(x), x)
+    with torch.no_grad():
+        assert penalty(x - 0.01 * gradient / gradient.norm()) < penalty(x)

@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from anomalib_gan.model import Model
+from anomalib_gan.models.ae import AE
 from anomalib_gan.models.fcbigan import FCBiGAN, SourceFCBiGAN
+from anomalib_gan.models.sparse_coding import SparseCoding
 
-MODELS: dict[str, type[Model]] = {"fcbigan": FCBiGAN, "fcbigan_source": SourceFCBiGAN}
+MODELS: dict[str, type[Model]] = {
+    "fcbigan": FCBiGAN,
+    "fcbigan_source": SourceFCBiGAN,
+    "ae": AE,
+    "sparse_coding": SparseCoding,
+}
 
 
 def build(name: str, **params: Any) -> Model:
