@@ -1,25 +1,39 @@
-"""benchmark: train, calibrate and evaluate several rows on equal budget; one resumable table per data set."""
+"""Benchmark: the tables that say what a detector is worth: accuracy, speed, generation; and the proxy for accuracy."""
 
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
+import shlex
+import shutil
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
-from statistics import mean
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import numpy as np
+import cv2
 import typer
 from rich.console import Console
 
-from anomalib_gan.benchmarking import between, csv_of, markdown
+from anomalib_gan import speed_report, terminal
+from anomalib_gan.benchmarking import (
+    between,
+    csv_of,
+    generation_table,
+    held_pixels,
+    markdown,
+    opener_of,
+    per_megapixel,
+    put,
+    sheet,
+)
+from anomalib_gan.records.database import exclusive
+from anomalib_gan.runtime.card import read_card
 from anomalib_gan.runtime.files import read_json, write_bytes, write_json
+from anomalib_gan.runtime.image import find_images
+from anomalib_gan.speed import Plan, measure, read_pictures
+from pipelines import options
+from pipelines.opening import card_folder, open_inspector
 
 # A row of the table: the model of the zoo and the constructor's keywords that differ from its defaults.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -52,7 +66,6 @@ def accuracy(
     from anomalib_gan.runtime.calibration import Calibration
     from pipelines.calibrate import calibrate
     from pipelines.evaluate import evaluate_dataset
-    from pipelines.opening import open_inspector
     from pipelines.train import train
 
     if unknown := set(rows) - set(ROWS):
@@ -105,89 +118,63 @@ def accuracy(
     text = markdown(found)
     write_bytes(out / "accuracy.md", text.encode())
     write_bytes(out / "accuracy.csv", csv_of(found).encode())
-    if readme is not None:
-        write_bytes(readme, between(Path(readme).read_text(encoding="utf-8"), "accuracy", text).encode())
+    put(readme, "accuracy", text)
     console.print(text, markup=False)
     return out / "accuracy.md"
 
 
-def per_megapixel(inspector: Any, repeats: int = 5) -> float:
-    """Median milliseconds that a warm inspector needs per megapixel of a 1024 x 696 image, all but decoding."""
-    shape = (696, 1024) if inspector.backend.channels == 1 else (696, 1024, inspector.backend.channels)
-    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    inspector(image)
-    spent = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        inspector(image)
-        spent.append(time.perf_counter() - begin)
-    return float(np.median(spent)) * 1e9 / (696 * 1024)
-
-
 def speed(
-    run: str | os.PathLike[str],
-    image: str | os.PathLike[str],
+    paths: Sequence[str | os.PathLike[str]],
+    plan: Plan = Plan(),  # noqa: B008
     *,
+    images: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] = "runs/benchmark",
-    device: str = "auto",
-    threads: int | None = None,
-    repeats: int = 20,
     readme: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Times one image file from its bytes to verdict and defects: in a warm process, and as a cold command.
+    """How fast bundles and runs are here, and `score` with the bundles: out/speed.md, .csv and .json.
 
-    Writes out/speed.md with median and 95th percentile of `repeats` calls, and their parts; with `readme` also between
-    that file's markers. Returns the Markdown's path.
+    `score` gets images made of those in the folder `images` or, without it, of those that the training knew, where they
+    still are. With `readme` the first rows also go between that file's markers. Returns the Markdown's path. ValueError
+    where a path is neither a run nor a bundle.
     """
-    import torch
-
-    from pipelines.opening import open_inspector
-
-    inspector = open_inspector(run, device=device, threads=threads)
-    data, results = Path(image).read_bytes(), []
-    inspector(data)
-    spent = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        results.append(inspector(data))
-        spent.append(time.perf_counter() - begin)
-    with tempfile.TemporaryDirectory() as scratch:
-        new = Path(scratch) / "new"
-        write_bytes(new / Path(image).name, data)
-        order = ["score", str(run), str(new), "--out", str(Path(scratch) / "results"), "--device", device]
-        begin = time.perf_counter()
-        cold = subprocess.run([sys.executable, "-m", "pipelines.cli", *order], capture_output=True)
-        took = time.perf_counter() - begin
-    if cold.returncode not in (0, 1):
-        raise ValueError(f"the cold command failed: {cold.stderr.decode(errors='replace')}")
-    first = results[0]
-    parts = {key: float(np.median([one.timing[key] for one in results])) for key in first.timing}
-    row: dict[str, Any] = {
-        "image": f"{first.width}x{first.height}",
-        "median_s": float(np.median(spent)),
-        "p95_s": float(np.percentile(spent, 95)),
-        "cold_s": took,
-        "parts_s": parts,
-        "threads": torch.get_num_threads(),
-        "device": inspector.backend.device,
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "date": str(datetime.now(UTC).date()),
-    }
-    write_json(Path(out) / "speed.json", row)
-    told = ", ".join(f"{key} {1000 * value:.0f} ms" for key, value in parts.items())
-    text = (
-        "| image | warm, median | warm, 95th percentile | parts of the warm call | cold command | threads |\n"
-        "|---|---|---|---|---|---|\n"
-        f"| {row['image']} | {1000 * row['median_s']:.0f} ms | {1000 * row['p95_s']:.0f} ms | {told} | "
-        f"{took:.1f} s | {row['threads']} |\n\n"
-        f"    anomalib-gan benchmark speed --run RUN --image {Path(image).name}\n\n"
-        f"{row['date']}; {row['machine']}, on {row['device']}.\n"
-    )
-    write_bytes(Path(out) / "speed.md", text.encode())
-    if readme is not None:
-        write_bytes(readme, between(Path(readme).read_text(encoding="utf-8"), "speed", text).encode())
+    folders, out = [Path(path) for path in paths], Path(out)
+    for folder in folders:
+        open_inspector(folder, device="cpu")
+    if readme is not None:  # before minutes are spent
+        between(Path(readme).read_text(encoding="utf-8"), "speed", "")
+    card = read_card(card_folder(folders[0]))
+    known = [Path(one["path"]) for one in card.get("data", {}).get("images", ())]
+    files = [path for path in known if path.is_file()] if images is None else find_images(images)
+    pictures = read_pictures(files, opener_of(card, terminal.note))
+    out.mkdir(parents=True, exist_ok=True)
+    scratch = out / ".speed"
+    with exclusive(out):
+        shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
+        scratch.mkdir()
+        try:
+            start = [sys.executable, "-m", "pipelines.cli"]
+            report = measure(folders, plan, pictures, scratch, start, terminal.note)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        report["command"] = retold(folders, plan, images)
+        write_json(out / "speed.json", report)
+        write_bytes(out / "speed.csv", speed_report.csv_of(report["rows"]).encode())
+        text = speed_report.text(report)
+        write_bytes(out / "speed.md", text.encode())
+    put(readme, "speed", speed_report.text(report, short=True))
     print(text)
-    return Path(out) / "speed.md"
+    return out / "speed.md"
+
+
+def retold(folders: Sequence[Path], plan: Plan, images: str | os.PathLike[str] | None) -> str:
+    """The command that measures this."""
+    words = ["anomalib-gan", "benchmark", "speed", *(folder.name for folder in folders)]
+    words += ["--minutes", f"{plan.minutes:g}"]
+    words += [] if images is None else ["--images", Path(images).name]
+    words += ["--threads", str(plan.threads[-1])] if plan.threads else []
+    words += ["--device", plan.devices[0]] if plan.devices else []
+    words += ["--no-large"] if plan.large is None else []
+    return shlex.join(words)
 
 
 def generation(
@@ -199,108 +186,168 @@ def generation(
 ) -> Path:
     """Is what a run generates its material, or noise of the right colour? Writes out/generation.md, returns its path.
 
-    Samples of 64 x 64 and of `size` (height, width), from the codes' Gaussian and from N(0, I), are compared at the
-    model's working scale with the normal pixels that training held back; beside them a normal image, and a normal image
-    with its phases shuffled. The samples of both sizes lie beside the table as PNG.
+    Samples of 64 x 64 and of `size` (height, width) are compared with the normal pixels that training held back; beside
+    them each normal image, and each with its phases shuffled, compared with the others. The samples of both sizes lie
+    beside the table as PNG.
     """
-    import cv2
     import torch
 
     from anomalib_gan import checkpoint
-    from anomalib_gan.generation import distances, phase_shuffled
-    from anomalib_gan.runtime.image import open_image
-    from pipelines.calibrate import held_back
 
     model, _ = checkpoint.load_model(run)
     if not hasattr(model, "sample"):
         raise ValueError(f"{run} holds a model that generates nothing: train one that has a generator")
-    shrunk = getattr(model, "shrunk", lambda x: x)
-
-    def grey(images: torch.Tensor) -> list[np.ndarray]:
-        return [image.mean(0).double().numpy() for image in shrunk(images)]
-
-    normals = []
-    for normal in held_back(Path(run)):
-        with open_image(normal.path) as picture:
-            top, left, bottom, right = normal.box or (0, 0, picture.content, picture.width)
-            pixels = picture.rows(top, bottom)[:, left:right].astype(np.float32) * (2 / picture.white) - 1
-        pixels = pixels[: len(pixels) // model.stride * model.stride, : pixels.shape[1] // model.stride * model.stride]
-        normals += grey(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+    normals = [pixels.mean(-1) for pixels in held_pixels(run, terminal.note)]
     torch.manual_seed(0)
-    lines = ["| picture | size | spectrum | grey levels |", "|---|---|---|---|"]
-    for name, count, height, width in (("64x64", 16, 64, 64), (f"{size[1]}x{size[0]}", 1, *size)):
+    drawn = []
+    for count, height, width, across in ((16, 64, 64, 4), (4, *size, 1)):
         with torch.inference_mode():
-            drawn = {
-                "sample": model.sample(count, height, width),  # type: ignore[operator]
-                "sample, z ~ N(0, I)": model.sample(count, height, width, prior=True),  # type: ignore[operator]
-            }
-        cells = {key: grey(images) for key, images in drawn.items()}
-        rows, columns = (
-            min(sizes) for sizes in zip(*(one.shape for one in [cells["sample"][0], *normals]), strict=True)
-        )
-        crops = [n[:rows, :columns] for n in normals]
-        cells["normal image"] = crops[:1]
-        cells["normal image, phases shuffled"] = [phase_shuffled(crops[0])]
-        others = crops[1:] or crops
-        for key, images in cells.items():
-            each = [distances(image[:rows, :columns], others) for image in images]
-            means = {term: mean(one[term] for one in each) for term in each[0]}
-            lines.append(f"| {key} | {name} | {means['spectrum']:.3f} | {means['histogram']:.3f} |")
-        sheet = drawn["sample"].mean(1).add(1).mul(127.5).round().clamp(0, 255).byte().numpy()
-        if count > 1:
-            sheet = sheet.reshape(4, 4, height, width).transpose(0, 2, 1, 3).reshape(1, 4 * height, 4 * width)
-        write_bytes(Path(out) / f"samples-{name}.png", cv2.imencode(".png", sheet[0])[1].tobytes())
-    lines += [
-        "",
-        "Distance from held-back normal pixels; smaller is nearer. Spectrum: root mean square difference of the",
-    ]
-    lines += ["radial log spectra. Grey levels: earth mover's distance in half ranges."]
-    text = "\n".join(lines) + "\n"
+            drawn.append(model.sample(count, height, width).mean(1).double().numpy())  # type: ignore[operator]
+        picture = cv2.imencode(".png", sheet(drawn[-1], across))[1].tobytes()
+        write_bytes(Path(out) / f"samples-{width}x{height}.png", picture)
+    text = generation_table(drawn, normals)
     write_bytes(Path(out) / "generation.md", text.encode())
-    if readme is not None:
-        write_bytes(readme, between(Path(readme).read_text(encoding="utf-8"), "generation", text).encode())
+    put(readme, "generation", text)
     print(text)
     return Path(out) / "generation.md"
 
 
-def command(
-    what: Annotated[
-        Literal["accuracy", "speed", "generation"], typer.Argument(metavar="WHAT", help="Which table to write.")
-    ],
-    data: Annotated[list[Path], typer.Option(help="accuracy: data set in MVTec layout; may be repeated.")] = [],  # noqa: B006
-    rows: Annotated[str, typer.Option(help="accuracy: rows of the table, separated by commas.")] = ",".join(ROWS),
-    seeds: Annotated[str, typer.Option(help="accuracy: seeds, separated by commas.")] = "0",
-    minutes: Annotated[
-        float | None, typer.Option(help="accuracy: minutes of each training; default: as `train`.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="accuracy: length of each training in steps, instead of minutes.")
-    ] = None,
-    run: Annotated[Path | None, typer.Option(help="speed, generation: folder of a trained run.")] = None,
-    image: Annotated[Path | None, typer.Option(help="speed: the image to score.")] = None,
+def proxy(run: str | os.PathLike[str], *, threads: int | None = None) -> dict[str, float]:
+    """How well a run's map, and each of its parts, finds synthetic defects of kinds that training leaves out.
+
+    They are laid over the normal pixels that training held back; the figures are pooled pixel AUROCs.
+    """
+    import torch
+
+    from anomalib_gan import checkpoint
+    from anomalib_gan.proxy import proxy as figures
+
+    if threads:
+        torch.set_num_threads(threads)
+    model, _ = checkpoint.load_model(run)
+    normals = [torch.from_numpy(pixels).float().permute(2, 0, 1)[None] for pixels in held_pixels(run, terminal.note)]
+    found = figures(model.eval(), normals)
+    print("Pooled pixel AUROC on held-back normal images with synthetic defects unlike those of the training:")
+    for name, value in found.items():
+        print(f"{name:<12} {value:.4f}")
+    return found
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Measure what a detector is worth, into tables that a README can hold.
+
+    `accuracy` trains and evaluates on labelled data, `speed` times bundles and runs, `generation` compares what a run
+    draws with its material, `proxy` judges the maps of a run where there is no real defect.
+    """
+
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained model, as `train` made it.")]
+Readme = Annotated[Path | None, typer.Option(help="File between whose markers the table also goes.")]
+Out = Annotated[Path, typer.Option(help="Folder for the table.")]
+OUT = Path("runs/benchmark")
+
+
+def height_and_width(text: str) -> tuple[int, int]:
+    """The value of --size."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise typer.BadParameter(f"{text!r} is no size such as 1024x704", param_hint="--size")
+    return int(height), int(width)
+
+
+@app.command("accuracy")
+def accuracy_command(
+    data: Annotated[list[Path], typer.Option(help="Data set in MVTec layout; may be repeated.")],
+    rows: Annotated[str, typer.Option(help="Rows of the table, separated by commas.")] = ",".join(ROWS),
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
+    minutes: Annotated[float | None, typer.Option(help="Minutes of each training; default: as `train`.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Length of each training in steps, instead of minutes.")] = None,
     out: Annotated[
         Path, typer.Option(help="Where runs and tables go; what is finished there is not done again.")
-    ] = Path("runs/benchmark"),
-    device: Annotated[
-        str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU where there is one.")
-    ] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Processor threads of the network.")] = None,
-    readme: Annotated[Path | None, typer.Option(help="File between whose markers the table also goes.")] = None,
+    ] = OUT,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    readme: Readme = None,
 ) -> None:
-    """Measure accuracy on labelled data sets, the speed of a run, or what it generates, into tables."""
-    if what == "accuracy":
-        if not data:
-            raise typer.BadParameter("give at least one --data DIR")
-        chosen = [row.strip() for row in rows.split(",")]
-        accuracy(
-            data, out=out, rows=chosen, seeds=[int(seed) for seed in seeds.split(",")], minutes=minutes, steps=steps,
-            device=device, threads=threads, readme=readme,
-        )  # fmt: skip
-    elif what == "generation":
-        if run is None:
-            raise typer.BadParameter("give --run RUN")
-        generation(run, out=out, readme=readme)
-    elif run is None or image is None:
-        raise typer.BadParameter("give --run RUN and --image FILE")
-    else:
-        speed(run, image, out=out, device=device, threads=threads, readme=readme)
+    """Train, calibrate and evaluate several rows on equal budget, into one table.
+
+    A row is a model, or a change of its settings, each with every seed on every data set. Given again, an interrupted
+    benchmark goes on where it ended. The table, OUT/accuracy.md and .csv, holds all that OUT holds.
+    """
+    chosen = [row.strip() for row in rows.split(",")]
+    accuracy(
+        data, out=out, rows=chosen, seeds=[int(seed) for seed in seeds.split(",")], minutes=minutes, steps=steps,
+        device=device, threads=threads, readme=readme,
+    )  # fmt: skip
+
+
+@app.command("speed")
+def speed_command(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="Bundles, as `export` made them; of a run, PyTorch is measured."),
+    ],
+    minutes: Annotated[
+        float, typer.Option(min=0, help="Time for the table of rows; the rest takes some minutes more.")
+    ] = 5.0,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of images of the material, to score; default: those of the training, if still there."
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads beside 1; default: all.")] = None,
+    device: Annotated[
+        str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, ...; `auto` measures on all there are.")
+    ] = "auto",
+    large: Annotated[bool, typer.Option(help="Also score a TIFF of 20,000 x 20,000 px (2 GB of disk in OUT).")] = True,
+    out: Out = OUT,
+    readme: Readme = None,
+) -> None:
+    """Time bundles and runs on this machine: leave it alone meanwhile.
+
+    Inference by image size, batch and threads: median and 95th percentile, images and megapixels per second, memory,
+    and the share of what the machine can do at best, with the arithmetic counted from the graph. Give a run beside its
+    bundle and PyTorch is measured on the same work. With bundles that are calibrated also `score` on 200 images, and
+    where its time goes; one image, warm and as a command; and a huge TIFF.
+
+    Writes OUT/speed.md, .csv and .json. What does not fit into the time or the memory is named as left out.
+    """
+    plan = Plan(minutes, devices=() if device == "auto" else (device,))
+    plan = replace(plan, threads=tuple(sorted({1, threads})) if threads else (), large=plan.large if large else None)
+    speed(paths, plan, images=images, out=out, readme=readme)
+
+
+@app.command("generation")
+def generation_command(
+    run: Run,
+    size: Annotated[
+        Any, typer.Option(parser=height_and_width, metavar="WIDTHxHEIGHT", help="Size of the large samples, in px.")
+    ] = "1024x704",
+    out: Out = OUT,
+    readme: Readme = None,
+) -> None:
+    """Compare what a run generates with its material: power spectrum and grey levels.
+
+    The measure is the normal pixels that training held back, at least two images. A generator that draws the material
+    is as near to them as they are to each other, and nearer than they are with their phases shuffled. Writes
+    OUT/generation.md and the samples as PNG.
+    """
+    generation(run, out=out, size=size, readme=readme)
+
+
+@app.command("proxy")
+def proxy_command(run: Run, threads: options.Threads = None) -> None:
+    """Judge the maps of a run without a real defect.
+
+    Normal images that training held back get synthetic defects of kinds that training leaves out; the figures are
+    pooled pixel AUROCs of the map and of its parts, 0.5 for chance and 1 for perfect. Good for comparing settings, no
+    substitute for `evaluate` on real defects.
+    """
+    proxy(run, threads=threads)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
-from anomalib_gan.benchmarking import FIGURES, between, csv_of, figure, markdown
+from anomalib_gan.benchmarking import FIGURES, between, csv_of, figure, generation_table, held_pixels, markdown, sheet
+from anomalib_gan.runtime.files import sha256_file, write_json
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 
@@ -54,9 +57,32 @@ def test_a_table_replaces_what_stood_between_its_markers_and_nothing_else():
         between(text, "y", "new")
 
 
+def test_held_back_pixels_are_read_in_the_range_of_the_training(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 4096, (48, 64), np.uint16)
+    (tmp_path / "0.png").write_bytes(cv2.imencode(".png", grey)[1].tobytes())
+    held = {"path": str(tmp_path / "0.png"), "sha256": sha256_file(tmp_path / "0.png"), "box": [0, 16, 48, 64]}
+    write_json(tmp_path / "split.json", {"seed": 0, "held": [held]})
+    write_json(tmp_path / "card.json", {"settings": {"bits": 12, "white": None, "info_bar": 0}})
+    told = []
+    (found,) = held_pixels(tmp_path, told.append)
+    assert np.allclose(found[..., 0], grey[:, 16:] * (2 / 4095) - 1) and "--bits 12" in told[0]
+    write_json(tmp_path / "split.json", {"seed": 0, "held": []})
+    with pytest.raises(ValueError, match="held no normal image back"):
+        held_pixels(tmp_path, told.append)
+
+
+def test_the_table_of_samples_has_a_row_for_each_size_and_the_sheet_all_samples():
+    rng = np.random.default_rng(0)
+    drawn = rng.uniform(-1, 1, (4, 32, 40))
+    text = generation_table([drawn, drawn[:, :, :32]], list(rng.uniform(-1, 1, (3, 32, 40))))
+    assert [line.split("|")[2].strip() for line in text.splitlines()[2:8]] == ["40x32"] * 3 + ["32x32"] * 3
+    tiled = sheet(drawn, 2)
+    assert tiled.shape == (64, 80) and (tiled[32:, :40] == np.rint((drawn[2] + 1) * 127.5)).all()
+
+
 @pytest.mark.slow
 def test_a_benchmark_trains_once_and_sweeps_alpha(tmp_path):
-    from pipelines.benchmark import ALPHAS, accuracy, generation
+    from pipelines.benchmark import ALPHAS, accuracy, generation, proxy
 
     readme = tmp_path / "README.md"
     readme.write_text("<!-- accuracy -->\n<!-- /accuracy -->\n", encoding="utf-8")
@@ -70,5 +96,6 @@ def test_a_benchmark_trains_once_and_sweeps_alpha(tmp_path):
     assert (run / "checkpoint.pt").stat().st_mtime_ns == before
     told = generation(run, out=tmp_path, size=(96, 128)).read_text(encoding="utf-8")
     assert "| sample | 64x64 |" in told and "| normal image, phases shuffled | 128x96 |" in told
+    assert {"map"} <= set(found := proxy(run)) and all(0 <= value <= 1 for value in found.values())
     with pytest.raises(ValueError, match="no row is called"):
         accuracy([SAMPLES], out=tmp_path, rows=["best"])

@@ -7,10 +7,12 @@ import shlex
 import shutil
 from pathlib import Path
 
+import cv2
 import pytest
 import typer
 
 from anomalib_gan.records.tables import COLUMNS, DEFECT_COLUMNS
+from anomalib_gan.runtime.bundle import fingerprint, read_manifest
 from pipelines.cli import COMMANDS, build
 
 ROOT = Path(__file__).parents[1]
@@ -19,11 +21,12 @@ FOREIGN = {"--nproc-per-node"}  # torchrun's
 
 
 def options(name: str) -> set[str]:
-    """All options of a command of anomalib-gan, also in their negative form."""
+    """All options of a command of anomalib-gan and of its sub-commands, also in their negative form."""
     command = typer.main.get_command(build([name])).commands[name]
     return {
         option
-        for parameter in command.params
+        for one in (command, *getattr(command, "commands", {}).values())
+        for parameter in one.params
         for option in (*parameter.opts, *parameter.secondary_opts)
         if "-" in option
     } | {"--help"}
@@ -76,7 +79,7 @@ def test_the_lines_of_python_run(tmp_path, monkeypatch):
     shutil.copytree(samples / "test" / "good", tmp_path / "good_from_the_line")
     (tmp_path / "new").mkdir()
     shutil.copy(samples / "test" / "film" / "000.png", tmp_path / "new" / "part.png")
-    (program,) = re.findall(r"```python\n(.+?)```", README, re.S)
+    program, embedding = re.findall(r"```python\n(.+?)```", README, re.S)
     short = program.replace("minutes=15", 'steps=2, params={"width": 8, "batch": 3, "critic_steps": 1}')
     assert short != program
     monkeypatch.chdir(tmp_path)
@@ -85,3 +88,11 @@ def test_the_lines_of_python_run(tmp_path, monkeypatch):
     assert found["heat"].shape == (384, 512)
     assert found["found"].verdict in ("accept", "review", "reject")
     assert (tmp_path / "runs" / "x" / "calibration.json").is_file()
+
+    bundle = shutil.copytree(ROOT / "tests" / "frozen" / "v1.bundle", tmp_path / "detector.bundle")
+    pinned = embedding.replace("9f2c...", fingerprint(read_manifest(bundle)))
+    assert pinned != embedding
+    paths = sorted((tmp_path / "new").iterdir())
+    found = {"frame": cv2.imread(str(paths[0]), cv2.IMREAD_GRAYSCALE), "paths": paths}
+    exec(compile(pinned, "README.md", "exec"), found)
+    assert found["found"].verdict in ("accept", "review", "reject")
