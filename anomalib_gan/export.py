@@ -29,11 +29,6 @@ from anomalib_gan.model import Model
 from anomalib_gan.runtime.bundle import MODEL
 
 OPSET = 18
-DEPTHS = (
-    1,
-    2,
-    3,
-)  # of float32 convolutions before those of "int8"; the first that is near enough to the model is taken
 
 
 def scaled(grey: Tensor, white: float | Tensor) -> Tensor:
@@ -271,12 +266,9 @@ def _cast(value: Any, to: torch.dtype) -> Any:
     return value.to(to) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def quantised(model: Model, graph: bytes, feeds: Sequence[Feed], depth: int) -> bytes:
-    """The graph of `model_graph` with the convolutions of the networks in 8 bits; those of the shell stay as they are.
-
-    The first `depth` convolutions after the image stay float32, for what is lost there is lost to all that follows; so
-    do the last ones, for their answers to defects lie far outside of what normal images show. `feeds` are normal
-    images, which the ranges of the activations come from. ValueError: nothing is left to be quantised.
+def quantised(graph: bytes, feeds: Sequence[Feed], nodes: Sequence[str]) -> bytes:
+    """The graph of `model_graph` with the convolutions `nodes` in 8 bits; `feeds` are normal images, which the ranges
+    of the activations come from.
     """
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -294,9 +286,6 @@ def quantised(model: Model, graph: bytes, feeds: Sequence[Feed], depth: int) -> 
             return next(self.left, None)
 
     source = onnx.load_model_from_string(graph)
-    nodes = _inner(source.graph, {f"model.{name}" for name, _ in model.named_parameters()}, depth)
-    if not nodes:
-        raise ValueError("int8 has no convolution to quantise in this model: choose fp32 or fp16")
     onnx.helper.set_model_props(source, {"onnx.quant.pre_process": "onnxruntime.quant"})  # by torch; lest it be advised
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / MODEL
@@ -315,21 +304,21 @@ def quantised(model: Model, graph: bytes, feeds: Sequence[Feed], depth: int) -> 
         return _tidy(onnx.load(path))
 
 
-def _inner(graph: onnx.GraphProto, weights: set[str], depth: int) -> list[str]:
-    """Names of the convolutions with one of `weights`, but for the first `depth` after the image and the last ones."""
-    before = {"image": 0}  # convolutions between the image and a tensor, by the shortest way
-    behind: set[str] = set()  # tensors that a convolution depends on
-    found = []
-    for node in graph.node:
-        ours = node.op_type == "Conv" and node.input[1] in weights
-        passed = min((before[name] for name in node.input if name in before), default=depth)
-        before.update(dict.fromkeys(node.output, passed + ours))
-        if ours and passed >= depth:
-            found.append(node.name)
-    for node in reversed(graph.node):
-        ours = node.op_type == "Conv" and node.input[1] in weights
-        if behind.isdisjoint(node.output) and ours and node.name in found:
-            found.remove(node.name)
-        if ours or not behind.isdisjoint(node.output):
+def convolutions(model: Model, graph: bytes) -> dict[str, str]:
+    """Those of the networks in a graph of `model_graph` that 8 bits may suit, by name, and what each gives.
+
+    Not the last ones: their answers to defects lie far outside of what normal images show. Nor those of the shell.
+    ValueError where there are none.
+    """
+    weights = {f"model.{name}" for name, _ in model.named_parameters()}
+    behind: set[str] = set()  # tensors that a later convolution depends on
+    found: dict[str, str] = {}
+    for node in reversed(onnx.load_model_from_string(graph).graph.node):
+        ours, needed = node.op_type == "Conv" and node.input[1] in weights, not behind.isdisjoint(node.output)
+        if ours and needed:
+            found[node.name] = node.output[0]
+        if ours or needed:
             behind.update(node.input)
-    return found
+    if not found:
+        raise ValueError("int8 has no convolution to quantise in this model: choose fp32 or fp16")
+    return dict(reversed(found.items()))

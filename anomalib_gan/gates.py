@@ -4,6 +4,7 @@ written, on crops of normal images and on spoilt ones.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,9 +20,9 @@ from torch import nn
 
 from anomalib_gan.corruption import corrupt, corrupt_held_out
 from anomalib_gan.data import Normal, normal_files, read_normals
-from anomalib_gan.export import Feed, optional
+from anomalib_gan.export import Feed, optional, quantised
 from anomalib_gan.model import Model
-from anomalib_gan.runtime.bundle import Precision
+from anomalib_gan.runtime.bundle import Manifest, Precision, check_graph
 from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.image import ImageError, open_image
 from anomalib_gan.runtime.inspector import Backend, Inspection, Inspector
@@ -31,6 +32,8 @@ from anomalib_gan.training import derive_seed
 IMAGES = 32  # that are read, evenly spread over those that the run was trained on and held back
 CROPS = 100  # normal ones, and as many spoilt: 99 % of the verdicts are all but two
 RANGED = 32  # normal ones, from which quantising takes the ranges of the activations
+HARMED = 8  # normal ones, and as many spoilt, that tell how much a convolution loses in 8 bits
+TRIES = 4  # of graphs with ever fewer convolutions in 8 bits
 SIDE = 256  # px of a crop: one window of the image score
 STEP = 4  # px between the map's pixels that are ranked: it is smooth, and ranking takes longer than computing it
 
@@ -133,16 +136,18 @@ def crops(images: Sequence[Normal], backend: Backend, count: int, purpose: str) 
 
 
 def feeds(images: Sequence[Normal], backend: Backend) -> list[Feed]:
-    """RANGED normal crops as the graphs take them, image (1, C, H, W) and white; edges repeated up to the stride."""
-    found = []
-    for crop in crops(images, backend, RANGED, "feed"):
-        height, width, channels = crop.grey.shape
-        below, beside = (max(-side % backend.stride, backend.smallest - side) for side in (height, width))
-        grey = np.pad(crop.grey, ((0, below), (0, beside), (0, 0)), mode="edge")
-        grey = np.repeat(grey, backend.channels // channels, axis=-1)
-        image = np.ascontiguousarray(np.moveaxis(grey, -1, 0)[None])
-        found.append({"image": image, "white": np.array(crop.white, np.float32)})
-    return found
+    """RANGED normal crops as the graphs take them."""
+    return [feed(crop, backend) for crop in crops(images, backend, RANGED, "feed")]
+
+
+def feed(crop: Crop, backend: Backend) -> Feed:
+    """image (1, C, H, W), its edges repeated up to the stride, and white."""
+    height, width, channels = crop.grey.shape
+    below, beside = (max(-side % backend.stride, backend.smallest - side) for side in (height, width))
+    grey = np.pad(crop.grey, ((0, below), (0, beside), (0, 0)), mode="edge")
+    grey = np.repeat(grey, backend.channels // channels, axis=-1)
+    image = np.ascontiguousarray(np.moveaxis(grey, -1, 0)[None])
+    return {"image": image, "white": np.array(crop.white, np.float32)}
 
 
 def codes(model: Model) -> list[Feed]:
@@ -208,6 +213,41 @@ def inspected(backend: Backend, shown: Sequence[Crop], calibration: Calibration 
     for crop in shown:
         inspector.opener = partial(open_image, info_bar=0, white=crop.white)
         yield inspector(crop.grey)
+
+
+def harms(
+    graph: bytes, convolutions: Mapping[str, str], manifest: Manifest, images: Sequence[Normal], backend: Backend
+) -> dict[str, float]:
+    """What each of these convolutions of a float32 graph does to the map when it alone is in 8 bits: the mean
+    difference on normal and spoilt crops, by the map's scale. First comes what does most for the time that it saves.
+    """
+    ranges = feeds(images, backend)
+    clean = crops(images, backend, HARMED, "harm")
+    shown = [feed(crop, backend) for crop in (*clean, *spoilt(clean))]
+    low, high = manifest.map_scale
+    checked = check_graph(graph, manifest)
+    tensors, _ = checked.trace(shown[0]["image"].shape)
+    weights = {node.outputs[0]: tensors[node.inputs[1]] for node in checked.program.nodes if node.op == "Conv"}
+    exact = [OnnxGraph(checked)(**one)["anomaly_map"] for one in shown]
+    found, value = {}, {}
+    for name, output in convolutions.items():
+        alone = OnnxGraph(check_graph(quantised(graph, ranges, [name]), manifest))
+        apart = [np.abs(alone(**one)["anomaly_map"] - true).mean() for one, true in zip(shown, exact, strict=True)]
+        found[name] = float(np.mean(apart)) / (high - low)
+        work = math.prod(tensors[output].shape) * math.prod(weights[output].shape[1:])
+        value[name] = found[name] ** 2 / work
+    return {name: found[name] for name in sorted(found, key=value.__getitem__, reverse=True)}
+
+
+def plans(harm: Mapping[str, float]) -> Iterator[list[str]]:
+    """Which of the convolutions of `harms` to take in 8 bits: as many as their harms, which add up by squares, let hope
+    for; then, where that was too many, ever fewer.
+    """
+    names, limit = list(harm), LIMITS["int8"]["mean_difference"][1]
+    hopeful = (k for k in range(len(names)) if math.hypot(*(harm[name] for name in names[k:])) < limit)
+    first = next(hopeful, len(names) - 1)
+    for kept in range(first, min(first + TRIES, len(names))):
+        yield names[kept:]
 
 
 @torch.no_grad()

@@ -16,19 +16,19 @@ from rich.table import Table
 from torch import nn
 
 from anomalib_gan import __version__, gates, terminal
+from anomalib_gan.data import Normal
 from anomalib_gan.export import (
-    DEPTHS,
     Drawn,
     Feed,
     Parts,
     TorchBackend,
+    convolutions,
     generator_graph,
     model_graph,
     parts_graph,
     quantised,
 )
 from anomalib_gan.gates import LIMITS, GateError
-from anomalib_gan.model import Model
 from anomalib_gan.runtime.bundle import (
     GENERATOR,
     MODEL,
@@ -86,7 +86,7 @@ def export(
     def same(kind: Kind, data: bytes, module: nn.Module, given: Sequence[Feed]) -> dict[str, float]:
         return gates.same_outputs(module, OnnxGraph(check_graph(data, manifest, kind), threads=threads), given)
 
-    for graph, special in candidates(model, precision, feeds):
+    for graph, special in candidates(manifest, trained, images, feeds):
         backend = OnnxBackend(check_graph(graph, manifest), manifest, device="cpu", threads=threads)
         agreement = gates.measure(trained, backend, images, calibration)
         graphs, figures = {MODEL: graph}, {**agreement.to_json(), **special}
@@ -109,14 +109,18 @@ def export(
     return manifest
 
 
-def candidates(model: Model, precision: Precision, feeds: Sequence[Feed]) -> Iterator[tuple[bytes, dict[str, Any]]]:
+def candidates(
+    manifest: Manifest, trained: TorchBackend, images: Sequence[Normal], feeds: Sequence[Feed]
+) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """model.onnx, the fastest first, and what the manifest says of it."""
-    if precision != "int8":
-        yield model_graph(model, precision), {}
+    model = trained.graph.model
+    if manifest.precision != "int8":
+        yield model_graph(model, manifest.precision), {}
         return
     graph = model_graph(model)
-    for depth in DEPTHS:
-        yield quantised(model, graph, feeds, depth), {"float_depth": depth}
+    found = convolutions(model, graph)
+    for small in gates.plans(gates.harms(graph, found, manifest, images, trained)):
+        yield quantised(graph, feeds, small), {"int8_convolutions": len(small), "of_convolutions": len(found)}
 
 
 def describe(card: Mapping[str, Any], backend: TorchBackend, precision: Precision) -> Manifest:

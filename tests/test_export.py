@@ -23,9 +23,20 @@ from torch.nn.functional import avg_pool2d, conv2d
 from typer.testing import CliRunner
 
 from anomalib_gan import checkpoint, gates, models
-from anomalib_gan.export import Drawn, TorchBackend, fold, generator_graph, halved, model_graph, networks, quantised
+from anomalib_gan.export import (
+    Drawn,
+    TorchBackend,
+    convolutions,
+    fold,
+    generator_graph,
+    halved,
+    model_graph,
+    networks,
+    quantised,
+)
 from anomalib_gan.runtime import BundleError, Inspector
 from anomalib_gan.runtime.bundle import check_graph, fingerprint, load, read_manifest
+from anomalib_gan.runtime.card import read_card
 from anomalib_gan.runtime.files import read_json
 from anomalib_gan.runtime.image import open_image
 from anomalib_gan.runtime.session import OnnxBackend, OnnxGraph
@@ -208,15 +219,49 @@ def test_half_is_for_networks_and_eight_bits_for_what_lies_within_them(model, ru
 
     data = model_graph(model)
     given = gates.feeds(images(run), trained(model))
-    for depth, within in ((1, 5), (2, 4), (3, 3)):
-        graph = graph_of(quantised(model, data, given, depth))
+    found = list(convolutions(model, data))
+    assert len(found) == 6  # of seven in the networks: not the last one, nor the filter of the shell
+    for chosen in (found, found[1:], found[3:4]):
+        graph = graph_of(quantised(data, given, chosen))
         kinds = {w.name: w.data_type for w in graph.initializer}
         small = [name for name, kind in kinds.items() if kind == onnx.TensorProto.INT8 and "weight_quantized" in name]
         small = [name for name in small if not name.endswith(("zero_point", "scale"))]
-        assert len(small) == within  # of seven: the first ones and the last are float, as is the filter of the shell
-        assert kinds["model.G.last.weight"] == kinds["model.G.layers.0.0.weight"] == onnx.TensorProto.FLOAT
+        assert len(small) == len(chosen)
+        assert kinds["model.G.last.weight"] == onnx.TensorProto.FLOAT
+        assert (kinds.get("model.G.layers.0.0.weight") == onnx.TensorProto.FLOAT) == (chosen != found)
         weights = [onnx.numpy_helper.to_array(w) for w in graph.initializer if w.name in small]
         assert max(np.abs(w.astype(int)).max() for w in weights) <= 64  # 7 bits: nothing saturates without VNNI
+
+
+@pytest.mark.slow
+def test_the_convolution_that_8_bits_harm_most_is_the_first_to_stay_float(run):
+    """A channel a hundred times as large as the others leaves these hardly a level of their activation's range."""
+    other = Deep(1).eval()
+    other.load_state_dict(open_inspector(run, device="cpu").backend.graph.model.state_dict())
+    layers = list(other.G.layers)
+    with torch.no_grad():
+        layers[2][0].weight[0] *= 100
+        layers[3][0].weight[:, 0] /= 100
+    reference, data = trained(other), model_graph(other)
+    manifest = job.describe(read_card(run), reference, "int8")
+    harm = gates.harms(data, convolutions(other, data), manifest, images(run), reference)
+    assert set(harm) == set(convolutions(other, data)) and all(value > 0 for value in harm.values())
+    names = {node.name: node.input[1] for node in graph_of(data).node if node.op_type == "Conv"}
+    assert names[next(iter(harm))].startswith(("model.G.layers.2", "model.G.layers.3"))  # who make it and who take it
+
+
+def test_eight_bits_need_a_convolution_before_the_last():
+    single = Deep(1).eval()
+    single.G = nn.Conv2d(1, 1, 3, padding=1)
+    with pytest.raises(ValueError, match="int8 has no convolution to quantise"):
+        convolutions(single, model_graph(single))
+
+
+def test_plans_take_what_the_gate_lets_hope_for_and_then_ever_less():
+    harm = {"a": 0.03, "b": 0.004, "c": 0.003, "d": 0.002, "e": 0.001}
+    assert list(gates.plans(harm)) == [["b", "c", "d", "e"], ["c", "d", "e"], ["d", "e"], ["e"]]
+    assert next(gates.plans(dict.fromkeys("abcdefgh", 0.001))) == list("abcdefgh")
+    assert list(gates.plans(dict.fromkeys("ab", 0.5))) == [["b"]]
 
 
 def test_a_halved_copy_keeps_its_attributes_and_leaves_the_model_alone(model):
@@ -250,7 +295,7 @@ def test_folding_batch_norms_changes_no_output():
 
 @pytest.mark.slow
 def test_a_graph_that_is_too_far_off_is_not_written(run, tmp_path, monkeypatch):
-    """Neither in fp32, where a little is too much, nor in int8, where no depth of float layers helps."""
+    """Neither in fp32, where a little is too much, nor in int8, however many convolutions stay float."""
 
     def spoilt(model, *settings):
         other = Deep(model.channels).eval()
@@ -348,8 +393,6 @@ def test_parts_and_generator_come_only_from_models_that_have_them(model, run, no
     for missing in ({"parts": True}, {"generator": True}):
         with pytest.raises(ValueError, match=r"Toy has no '(parts|generate|code)'"):
             export(plain, tmp_path / "x.bundle", console=told()[0], **missing)
-    with pytest.raises(ValueError, match="int8 has no convolution to quantise"):
-        export(plain, tmp_path / "x.bundle", precision="int8", console=told()[0])
     assert not (tmp_path / "x.bundle").exists()
     console, text = told()
     export(plain, tmp_path / "x.bundle", console=console)
