@@ -14,6 +14,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
@@ -222,15 +223,18 @@ def _blocks(rows: NDArray[Any], step: int, fill: float, reduce: Callable[..., An
 
 
 def _write_tiff(path: Path, rows: Rows, height: int, width: int, dtype: type, description: str | None) -> None:
-    def tiles() -> Iterator[NDArray[Any]]:
+    predictor = dtype is np.uint16
+
+    def tiles() -> Iterator[bytes]:
+        """Compressed here, for libdeflate takes less than half of the time of the zlib that tifffile would take."""
         for top in range(0, height, TILE):
             band = rows(top, min(top + TILE, height))
             for left in range(0, width, TILE):
                 part = band[:, left : left + TILE]
-                # tifffile pads incomplete tiles itself, but mistakes one of a single column for something else.
                 tile: NDArray[Any] = np.zeros((TILE, TILE), dtype)
                 tile[: part.shape[0], : part.shape[1]] = part
-                yield tile
+                data = imagecodecs.delta_encode(tile).tobytes() if predictor else tile.tobytes()
+                yield bytes(imagecodecs.deflate_encode(data, level=LEVEL))
 
     large = height * width * np.dtype(dtype).itemsize > 2**31
     with (
@@ -244,8 +248,7 @@ def _write_tiff(path: Path, rows: Rows, height: int, width: int, dtype: type, de
             tile=(TILE, TILE),
             photometric="minisblack",
             compression="zlib",
-            compressionargs={"level": LEVEL},
-            predictor=dtype is np.uint16,
+            predictor=predictor,
             description=description,
             metadata=None,
             software="anomalib_gan",

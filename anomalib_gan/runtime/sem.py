@@ -112,14 +112,20 @@ def find_bar(rows: np.ndarray) -> int:
     if high <= low or height < 9:
         return 0
     scale = 255.0 / (high - low)
-    counts = np.stack([np.bincount(((row - low) * scale).astype(np.intp), minlength=256) for row in grey])
+
+    def histograms(some: np.ndarray) -> np.ndarray:
+        return np.stack([np.bincount(((row - low) * scale).astype(np.intp), minlength=256) for row in some])
+
+    if _window(histograms(grey[-1:]), _TOLERANCE).max() <= 0.95 * width:
+        return 0  # as nearly all images end, and at once
+    counts = histograms(grey)
     near = _window(counts, _TOLERANCE) / width  # (row, level): share of the row within the tolerance of the level
     dominant, share = near.argmax(axis=1), near.max(axis=1)
     below = np.cumsum(counts[::-1], axis=0)[::-1]  # counts of all rows from here to the bottom
     far = 1 - _window(below, 64) / below.sum(axis=1, keepdims=True)
     band = _window(below, _TOLERANCE) / below.sum(axis=1, keepdims=True)
     around = _window(counts, 24) / width
-    for top in range(1, height - 8 if share[-1] > 0.95 else 0):
+    for top in range(1, height - 8):
         above = top - 1, dominant[top]
         sharp = (share[top - 1] < 0.7 and near[above] < 0.5) or around[above] < 0.3
         if share[top] < _FLAT or not sharp:
