@@ -28,7 +28,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from anomalib_gan.runtime.bundle import MANIFEST, Graph, Manifest, Precision, check_graph, load, read_manifest
+from anomalib_gan.opening import is_bundle, open_inspector
+from anomalib_gan.runtime.bundle import Graph, Manifest, Precision, check_graph, load, read_manifest
 from anomalib_gan.runtime.files import write_bytes
 from anomalib_gan.runtime.image import Picture
 from anomalib_gan.runtime.inspector import Backend, Inspector
@@ -178,15 +179,11 @@ def scorable(paths: Sequence[Path], pictures: Sequence[Image]) -> tuple[list[Pat
     """(those that `score` can be measured with, why the others cannot)."""
     if not pictures:
         return [], ["score: no image of the material is at hand: give a folder of some with --images"]
-    ready, reasons = [], []
-    for path in paths:
-        if not is_bundle(path):
-            reasons.append(f"score, {path.name}: only bundles are scored with: anomalib-gan export {path} --out DIR")
-        elif read_manifest(path).calibration is None:
-            reasons.append(f"score, {path.name}: it has no thresholds: anomalib-gan calibrate {path} --good DIR")
-        else:
-            ready.append(path)
-    return ready, reasons
+    ready = [path for path in paths if open_inspector(path, device="cpu").calibration is not None]
+    bare = [path for path in paths if path not in ready]
+    return ready, [
+        f"score, {path.name}: it has no thresholds: anomalib-gan calibrate {path} --good DIR" for path in bare
+    ]
 
 
 def rows(paths: Sequence[Path], plan: Plan, say: Say = print) -> tuple[list[Told], list[str]]:
@@ -335,10 +332,6 @@ def match(origin: dict[str, Graph], run: str) -> Graph | None:
     """The graph of a bundle that was exported from the run whose model has this hash."""
     names = [run, *(sha256(f"{run} {precision}".encode()).hexdigest() for precision in get_args(Precision))]
     return next((origin[name] for name in names if name in origin), None)
-
-
-def is_bundle(path: str | os.PathLike[str]) -> bool:
-    return os.path.lexists(Path(path) / MANIFEST)
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------
@@ -492,18 +485,6 @@ def fresh(task: str, *, threads: int = 0, **arguments: Any) -> Told:
     return answer
 
 
-def backend_of(path: Path, device: str, threads: int) -> Backend:
-    """The detector of a bundle, or of a run, which needs torch."""
-    if is_bundle(path):
-        return Inspector.load(path, device, threads=threads).backend
-    import torch
-
-    from anomalib_gan.export import TorchBackend
-
-    torch.set_num_threads(threads)
-    return TorchBackend.load(path, device=device)
-
-
 def timed(call: Callable[[], Any], seconds: float) -> list[float]:
     """How long each call took, after one or more that are not counted; LEAST calls, and more while there is time."""
     spent: list[float] = []
@@ -526,7 +507,7 @@ def row(*, path: str, device: str, threads: int, batch: int, size: Sequence[int]
     sees; "peak_bytes": of the process; "device_bytes": what was taken on the GPU, None elsewhere; "hash": the model's.
     """
     used = gpu_memory(device) if device != "cpu" else None
-    backend = backend_of(Path(path), device, threads)
+    backend = open_inspector(path, device=device, threads=threads, calibrated=False).backend
     height, width = size
     padded = padded_size(backend, height, width)
     drawn = np.random.default_rng(0).integers(0, 256, (max(batch, 1), backend.channels, *padded), dtype=np.uint8)
@@ -559,8 +540,8 @@ def score(*, path: str, folder: str, out: str, device: str, threads: int, size: 
     """A folder through `score_folder` with default outputs, and inference alone just before and after it."""
     from anomalib_gan.records.scoring import score_folder
 
-    inspector = Inspector.load(path, device, threads=threads)
-    backend = inspector.backend
+    inspector = open_inspector(path, device=device, threads=threads, spin=False)  # as the command opens it
+    backend = open_inspector(path, device=device, threads=threads).backend
     shape = (1, backend.channels, *padded_size(backend, size[0], size[1]))
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
     pure = timed(lambda: backend(images, 255.0), seconds) if seconds else []
@@ -582,7 +563,7 @@ def score(*, path: str, folder: str, out: str, device: str, threads: int, size: 
 
 def warm(*, path: str, image: str, device: str, threads: int, seconds: float) -> Told:
     """One image from the bytes of its file to verdict and defects, again and again: the times, and their parts."""
-    inspector = Inspector.load(path, device, threads=threads)
+    inspector = open_inspector(path, device=device, threads=threads)
     data = Path(image).read_bytes()
     timing: list[dict[str, float]] = []
     spent = timed(lambda: timing.append(inspector(data).timing), seconds)

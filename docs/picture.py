@@ -14,11 +14,11 @@ import torch
 from matplotlib.figure import Figure
 
 from anomalib_gan.export import TorchBackend, scaled
+from anomalib_gan.opening import open_inspector
 from anomalib_gan.plots import write
 from anomalib_gan.runtime.heat import heat_range
 from anomalib_gan.runtime.image import open_image
 from anomalib_gan.runtime.inspector import Inspector
-from pipelines.opening import open_inspector
 
 HERE = Path(__file__).resolve().parent
 TEST = HERE.parent / "data_samples" / "test"

@@ -27,13 +27,13 @@ from anomalib_gan.benchmarking import (
     put,
     sheet,
 )
+from anomalib_gan.opening import card_folder, open_inspector
 from anomalib_gan.records.database import exclusive
 from anomalib_gan.runtime.card import read_card
 from anomalib_gan.runtime.files import read_json, write_bytes, write_json
 from anomalib_gan.runtime.image import find_images
 from anomalib_gan.speed import Plan, measure, read_pictures
 from pipelines import options
-from pipelines.opening import card_folder, open_inspector
 
 # A row of the table: the model of the zoo and the constructor's keywords that differ from its defaults.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -314,7 +314,7 @@ def speed_command(
 
     Inference by image size, batch and threads: median and 95th percentile, images and megapixels per second, memory,
     and the share of what the machine can do at best, with the arithmetic counted from the graph. Give a run beside its
-    bundle and PyTorch is measured on the same work. With bundles that are calibrated also `score` on 200 images, and
+    bundle and PyTorch is measured on the same work. With those that are calibrated also `score` on 200 images, and
     where its time goes; one image, warm and as a command; and a huge TIFF.
 
     Writes OUT/speed.md, .csv and .json. What does not fit into the time or the memory is named as left out.

@@ -11,12 +11,12 @@ import typer
 from rich.console import Console
 
 from anomalib_gan import terminal
+from anomalib_gan.opening import card_folder, open_inspector, store_calibration
 from anomalib_gan.runtime.calibrating import WHOLE, Normal, fit, held_back, trained_on
 from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.card import levels, read_card
 from anomalib_gan.runtime.image import find_images, open_image
 from pipelines import options
-from pipelines.opening import card_folder, open_inspector, store_calibration
 
 
 def calibrate(

@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 
 from anomalib_gan import labelled, terminal
+from anomalib_gan.opening import card_folder, open_inspector
 from anomalib_gan.runtime.card import levels, read_card
 from anomalib_gan.runtime.image import open_image
 from pipelines import options
-from pipelines.opening import card_folder, open_inspector
 
 evaluate_dataset = partial(labelled.evaluate, progress=terminal.track)
 """`labelled.evaluate` with a bar on the terminal."""

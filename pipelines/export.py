@@ -29,6 +29,7 @@ from anomalib_gan.export import (
     quantised,
 )
 from anomalib_gan.gates import LIMITS, GateError
+from anomalib_gan.opening import open_inspector
 from anomalib_gan.runtime.bundle import (
     GENERATOR,
     MODEL,
@@ -44,7 +45,6 @@ from anomalib_gan.runtime.bundle import (
 from anomalib_gan.runtime.card import read_card
 from anomalib_gan.runtime.session import OnnxBackend, OnnxGraph
 from pipelines import options
-from pipelines.opening import open_inspector
 
 CARD = ("card.json", "split.json", "history.jsonl", "curves.png", "reconstructions.png", "samples.png")
 EVALUATIONS = ("evaluation/*/evaluation.json", "evaluation/*/evaluation.md", "evaluation/*/*.png")

@@ -11,12 +11,12 @@ import typer
 from rich.console import Console
 
 from anomalib_gan import terminal
+from anomalib_gan.opening import card_folder, open_inspector
 from anomalib_gan.records import scoring
 from anomalib_gan.runtime.card import levels, read_card
 from anomalib_gan.runtime.image import open_image
 from anomalib_gan.runtime.inspector import Inspector
 from pipelines import options
-from pipelines.opening import card_folder, open_inspector
 
 
 def score(
@@ -40,7 +40,8 @@ def score(
     `info_bar`, `bits` and `white` are those of `runtime.image.open_image`; without the latter two those of the training
     hold. `rescale`, `device`, `tile` and `threads` are those of `open_inspector`.
     """
-    inspector = open_inspector(run, device=device, tile=tile, threads=threads, rescale=rescale)
+    # Between two images their files are decoded and written, which needs the processor.
+    inspector = open_inspector(run, device=device, tile=tile, threads=threads, rescale=rescale, spin=False)
     if inspector.calibration is None:
         raise ValueError(f"{run} has no calibration, so no verdicts: run `anomalib-gan calibrate {run}` first")
     card = read_card(card_folder(run))

@@ -194,7 +194,7 @@ def test_too_little_memory_is_one_line(cli: Cli, place: Path, monkeypatch: pytes
 
 
 def test_another_fault_of_the_network_is_not_taken_for_too_little_memory(place: Path) -> None:
-    from pipelines.opening import open_inspector
+    from anomalib_gan.opening import open_inspector
 
     inspector = open_inspector(place / "run", device="cpu")
     with pytest.raises(RuntimeError, match="channels"):

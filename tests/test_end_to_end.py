@@ -18,12 +18,12 @@ from test_score import ENVIRONMENT, rows
 
 from anomalib_gan import checkpoint
 from anomalib_gan.export import TorchBackend
+from anomalib_gan.opening import open_inspector
 from anomalib_gan.records.pictures import SPAN, read_map
 from anomalib_gan.runtime.files import read_json, write_json
 from anomalib_gan.runtime.image import open_image
 from pipelines.calibrate import calibrate
 from pipelines.evaluate import evaluate
-from pipelines.opening import open_inspector
 from pipelines.score import score
 from pipelines.train import train
 

@@ -34,6 +34,7 @@ from anomalib_gan.export import (
     networks,
     quantised,
 )
+from anomalib_gan.opening import open_inspector
 from anomalib_gan.runtime import BundleError, Inspector
 from anomalib_gan.runtime.bundle import check_graph, fingerprint, load, read_manifest
 from anomalib_gan.runtime.card import read_card
@@ -43,7 +44,6 @@ from anomalib_gan.runtime.session import OnnxBackend, OnnxGraph
 from pipelines import export as job
 from pipelines.calibrate import calibrate
 from pipelines.export import export
-from pipelines.opening import open_inspector
 from pipelines.train import train
 
 

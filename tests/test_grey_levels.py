@@ -16,6 +16,7 @@ from test_training import Toy, same, texture
 from typer.testing import CliRunner
 
 from anomalib_gan import checkpoint, data, models
+from anomalib_gan.opening import open_inspector
 from anomalib_gan.records.pictures import read_map
 from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.card import levels
@@ -23,7 +24,6 @@ from anomalib_gan.runtime.files import read_json
 from anomalib_gan.runtime.image import ImageError
 from pipelines.calibrate import calibrate
 from pipelines.evaluate import evaluate
-from pipelines.opening import open_inspector
 from pipelines.score import score
 from pipelines.train import command, train
 

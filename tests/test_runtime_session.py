@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from anomalib_gan.opening import card_folder, is_bundle, open_inspector, store_calibration
 from anomalib_gan.runtime import BundleError, Inspection, Inspector, InvalidImage, bundle, open_image, session
 from anomalib_gan.runtime.bundle import check_graph
 from anomalib_gan.runtime.session import OnnxBackend, OnnxGraph
-from pipelines.opening import card_folder, is_bundle, open_inspector, store_calibration
 
 ROOT = Path(__file__).parents[1]
 FROZEN = Path(__file__).with_name("frozen") / "v1.bundle"

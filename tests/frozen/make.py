@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from anomalib_gan.opening import open_inspector
 from anomalib_gan.runtime.bundle import SCHEMA, fingerprint, load, write
 from anomalib_gan.runtime.files import write_json
 from pipelines.calibrate import calibrate
 from pipelines.export import export
-from pipelines.opening import open_inspector
 from pipelines.train import train
 
 SAMPLES = Path(__file__).parents[2] / "data_samples"

@@ -21,15 +21,17 @@ def open_inspector(
     threads: int | None = None,
     rescale: bool = False,
     calibrated: bool = True,
+    spin: bool = True,
 ) -> Inspector:
     """The model of a run or of a bundle and, where it has one and `calibrated` is set, its calibration.
 
     `tile` is the side in pixels of the square pieces that large images are cut into; `threads` bounds the processor
-    threads of the network. A ValueError names what is missing or wrong in the folder. A bundle needs no torch.
+    threads of the network, `spin` as in `Inspector.load`. A ValueError names what is missing or wrong in the folder. A
+    bundle needs no torch.
     """
     folder = Path(path)
     if is_bundle(folder):
-        inspector = Inspector.load(folder, device, threads=threads, tile=tile, rescale=rescale)
+        inspector = Inspector.load(folder, device, threads=threads, tile=tile, rescale=rescale, spin=spin)
         inspector.calibration = inspector.calibration if calibrated else None
         return inspector
     if not folder.is_dir():
