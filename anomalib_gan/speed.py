@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
@@ -415,15 +415,20 @@ def read_pictures(files: Sequence[Path], opener: Callable[[Path], Picture]) -> l
     return found
 
 
+@lru_cache
+def channels_of(path: Path) -> int:
+    return open_inspector(path, device="cpu").backend.channels
+
+
 def adapted(image: Image, path: Path) -> Image:
-    """The image as a bundle takes it: grey, or with three channels."""
-    channels = read_manifest(path).channels
+    """The image as a detector takes it: grey, or with three channels."""
+    channels = channels_of(path)
     return image.mean(-1, keepdims=True).astype(np.uint8) if channels == 1 else np.repeat(image, 3 // image.shape[2], 2)
 
 
 def images_for(path: Path, plan: Plan, pictures: Sequence[Image], scratch: Path) -> Path:
     """A folder of `plan.images` 8-bit PNG images, each another piece of a picture continued by reflection."""
-    folder = scratch / f"images-{read_manifest(path).channels}"
+    folder = scratch / f"images-{channels_of(path)}"
     for number in range(0 if folder.exists() else plan.images):
         image = adapted(pictures[number % len(pictures)], path)
         piece = mirrored(image, 37 * number, 53 * number, *plan.scored)[:, :, ::-1]  # OpenCV's order of channels
