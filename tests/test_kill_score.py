@@ -14,18 +14,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_score import ENVIRONMENT, picture, results, rows, save, score_folder, temporary
 
 from anomalib_gan.runtime import Inspector
+from anomalib_gan.runtime.inspector import Backend
 
 BUNDLE = Path(__file__).with_name("frozen") / "v1.bundle"
-IMAGES = 24
+IMAGES = 80
 KILLS = 20
 
 
 def inspector() -> Inspector:
     return Inspector.load(BUNDLE, "cpu", threads=1)
+
+
+class Slow:
+    """The same detector, slow enough to be killed at its work."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def __call__(self, image: np.ndarray, white: float) -> np.ndarray:
+        time.sleep(0.1)
+        return self.backend(image, white)
 
 
 def die() -> None:
@@ -35,6 +51,7 @@ def die() -> None:
 def child(folder: str, out: str, seconds: str, writes: str) -> None:
     """Scores `folder` and kills itself after so many seconds or within write number `writes`."""
     detector = inspector()
+    detector.backend = Slow(detector.backend)  # type: ignore[assignment]
     timer = threading.Timer(float(seconds), die)
     timer.daemon = True
     left, lock = int(writes), threading.Lock()
@@ -87,6 +104,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
                     (out / kind / f"{path}{suffix}").is_file()
                     for kind, suffix in (("maps", ".tif"), ("masks", ".png"), ("overlays", ".jpg"))
                 ), "a row stands without its files"
+    print(f"{finished} runs finished, {before} images were done, {half_done} kills struck within a write")
     assert finished < KILLS / 2, "most runs must be killed before their end"
     assert half_done, "no kill struck within a write"
     assert before > 0

@@ -140,7 +140,7 @@ def test_every_wrong_entry_is_named_and_shown(entry: str, value: Any, told: str)
 @pytest.mark.parametrize("entry", [field.name for field in fields(Manifest)])
 def test_a_missing_entry_and_one_too_many_are_named(entry: str) -> None:
     value = bundles.manifest(files=listed()).to_json()
-    with pytest.raises(BundleError, match="unknown: colour"):
+    with pytest.raises(BundleError, match=r"unknown: \['colour'\]"):
         Manifest.from_json(value | {"colour": 1})
     del value[entry]
     with pytest.raises(BundleError, match=entry):
