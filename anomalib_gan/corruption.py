@@ -4,13 +4,17 @@ A corruption is a *shape* (where) times a *fill* (what). `corrupt` draws from th
 `corrupt_held_out` draws from families that share no fill with them, so that settings can be chosen on defects which
 training never showed. Both return the spoilt patches and the opacity of what was laid over, in [0, 1], per pixel.
 
+What makes them honest: they are as strong as anything between the material's own contrast and the camera's whole range;
+fills bring as much noise as the images have, so that no map lives on seeing that the grain is missing; and a place that
+nobody could tell from what was there is not called spoilt.
+
 All randomness is torch's global generator, so that a seed decides it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,7 +38,7 @@ def smooth_noise(height: int, width: int, grain: float, like: Tensor) -> Tensor:
 
 
 def blurred(x: Tensor, radius: int) -> Tensor:
-    """Box blur of (1, C, H, W) over 2 radius + 1 pixels, edges replicated."""
+    """Box blur of (N, C, H, W) over 2 radius + 1 pixels, edges replicated."""
     if radius < 1:
         return x
     side = 2 * radius + 1
@@ -87,7 +91,24 @@ def line(x: Tensor) -> Tensor:
     return (inside * (along.abs() < uniform(0.15, 0.7) * width).to(x.dtype))[None, None]
 
 
-# Fills of training: (patch, another patch) -> what is laid over, each (1, C, H, W)
+def crack(x: Tensor) -> Tensor:
+    """A line 1.4 to 3.6 pixels wide that turns at random every 6 to 20 pixels."""
+    rows, columns = distance_grid(x)
+    row, column = uniform(0.1, 0.9) * x.shape[-2], uniform(0.1, 0.9) * x.shape[-1]
+    angle, half = uniform(0, 2 * math.pi), uniform(0.7, 1.8)
+    mask = torch.zeros_like(rows)
+    for _ in range(3 + choice(8)):
+        length, angle = uniform(6, 20), angle + uniform(-0.7, 0.7)
+        down, right = math.sin(angle), math.cos(angle)
+        along = ((rows - row) * down + (columns - column) * right).clamp(0, length)
+        away = torch.hypot(rows - row - along * down, columns - column - along * right)
+        mask = torch.maximum(mask, (half - away + 0.5).clamp(0, 1))
+        row, column = row + length * down, column + length * right
+    return mask[None, None]
+
+
+# Fills of training: (patch, another patch) -> what is laid over, each (1, C, H, W). Patches come with mean 0, and
+# stretched so that the contrast that fills add, up to 1, is that of this defect.
 
 
 def constant(x: Tensor, other: Tensor) -> Tensor:
@@ -134,6 +155,11 @@ def shifted(x: Tensor, other: Tensor) -> Tensor:
     return x + (shift if choice(2) else -shift)
 
 
+def veiled(x: Tensor, other: Tensor) -> Tensor:
+    """Contrast lost towards one level, as under a thin film."""
+    return uniform(-0.4, 0.6) + uniform(0.2, 0.5) * (x - x.mean())
+
+
 # Fills held out from training
 
 
@@ -172,40 +198,89 @@ def scattered(x: Tensor, other: Tensor) -> Tensor:
     )
 
 
-def veiled(x: Tensor, other: Tensor) -> Tensor:
-    """Contrast lost towards one level, as under a thin film."""
-    return uniform(-0.4, 0.6) + uniform(0.2, 0.5) * (x - x.mean())
+def filmed(x: Tensor, other: Tensor) -> Tensor:
+    """The patch seen through something thin and slightly blurring."""
+    return uniform(-0.3, 0.7) + uniform(0.3, 0.6) * blurred(x - x.mean(), 1)
+
+
+def carved(x: Tensor, other: Tensor) -> Tensor:
+    """The patch a little blurred and much darker: the bottom of a pit or a crack."""
+    return blurred(x, 1) - uniform(0.5, 1.3)
 
 
 Shape = Callable[[Tensor], Tensor]
 Fill = Callable[[Tensor, Tensor], Tensor]
 SHAPES: tuple[Shape, ...] = (blob, blob, blob, speck, line)
-FILLS: tuple[Fill, ...] = (constant, haze, magnified, grained, shrunk)
-THIN: tuple[Fill, ...] = (constant, shifted, grained)
-HELD_OUT: tuple[Fill, ...] = (swirled, shaded, streaked, scattered, veiled)
+FINE: tuple[Shape, ...] = (speck, line)  # of which every trained patch gets one more: they cover few pixels
+FILLS: tuple[Fill, ...] = (constant, haze, magnified, grained, shrunk, veiled)
+THIN: tuple[Fill, ...] = (constant, shifted, grained)  # of all shapes but blobs
+HELD_OUT: tuple[Fill, ...] = (swirled, shaded, streaked, scattered, filmed)
+HELD_OUT_THIN: tuple[Fill, ...] = (shaded, carved)
+NOISY: tuple[Fill, ...] = (shifted, scattered, carved)  # which bring the images' own noise along
+
+CONTRAST = 0.7  # standard deviation of a patch on which a fill's contrast of 1 is strong
+SPOILT = 0.2  # opacity from which on a pixel counts as spoilt
+VISIBLE = 6.0  # mean square of a visible change, in variances of the noise
 
 
 def corrupt(x: Tensor) -> tuple[Tensor, Tensor]:
     """(N, C, H, W) in [-1, 1] -> spoilt patches, same shape and range, and opacity (N, 1, H, W) in [0, 1]."""
-    return spoil(x, SHAPES, FILLS, THIN)
+    return spoil(x, SHAPES, FILLS, THIN, FINE)
 
 
 def corrupt_held_out(x: Tensor) -> tuple[Tensor, Tensor]:
-    """As `corrupt`, with the fills that training never shows, in blobs and specks."""
-    return spoil(x, (blob, blob, speck), HELD_OUT, HELD_OUT)
+    """As `corrupt`, with the fills that training never shows, in blobs, specks and cracks."""
+    return spoil(x, (blob, blob, speck, crack), HELD_OUT, HELD_OUT_THIN)
 
 
 def spoil(
-    x: Tensor, shapes: tuple[Shape, ...], fills: tuple[Fill, ...], thin: tuple[Fill, ...]
+    x: Tensor,
+    shapes: Sequence[Shape],
+    fills: Sequence[Fill],
+    thin: Sequence[Fill],
+    more: Sequence[Shape] = (),
 ) -> tuple[Tensor, Tensor]:
+    """Lays one of `shapes`, and one of `more` if there are any, over each patch: (spoilt, opacity).
+
+    Blobs get one of `fills`, other shapes one of `thin`. The opacity is 0 wherever the change is not visible.
+    """
     spoilt, opacity = x.clone(), torch.zeros_like(x[:, :1])
-    others = torch.randint(len(x), (len(x),)).tolist()
-    for i, other in enumerate(others):
-        patch, shape = x[i : i + 1], shapes[choice(len(shapes))]
-        allowed = fills if shape is blob else thin
-        mask = shape(patch)
-        over = allowed[choice(len(allowed))](patch, x[other : other + 1].flip((-2, -1)))
-        mask = mask * uniform(0.5, 1.0)
-        spoilt[i : i + 1] = (patch + mask * (over - patch)).clamp(-1, 1)
-        opacity[i : i + 1] = mask
-    return spoilt, opacity
+    means, sigma = x.mean((1, 2, 3), keepdim=True), noise(x)
+    own = float((x - means).std().clamp(1e-3, CONTRAST))
+    for i, other in enumerate(torch.randint(len(x), (len(x),)).tolist()):
+        unit = math.exp(uniform(math.log(own), math.log(CONTRAST))) / CONTRAST
+        patch = (x[i : i + 1] - means[i]) / unit
+        another = ((x[other : other + 1] - means[other]) / unit).flip((-2, -1))
+        for among in (shapes, more) if more else (shapes,):
+            shape = among[choice(len(among))]
+            allowed = fills if shape is blob else thin
+            mask = shape(patch) * uniform(0.5, 1.0)
+            fill = allowed[choice(len(allowed))]
+            over = fill(patch, another)
+            if fill not in NOISY:
+                over = over + sigma / unit * torch.randn_like(over)
+            patch = patch + mask * (over - patch)
+            opacity[i : i + 1] = torch.maximum(opacity[i : i + 1], mask)
+        spoilt[i : i + 1] = (patch * unit + means[i]).clamp(-1, 1)
+    return spoilt, opacity * visible(spoilt - x, opacity, sigma)
+
+
+def visible(change: Tensor, opacity: Tensor, sigma: Tensor) -> Tensor:
+    """Where a change (N, C, H, W) under an opacity (N, 1, H, W) stands out from noise of `sigma` (1, C, 1, 1), bool.
+
+    Compared is the mean square over what was laid over within four pixels.
+    """
+    where = (opacity > SPOILT).to(change.dtype)
+    power, area = blurred(change.square() * where, 4), blurred(where, 4)
+    return (power > VISIBLE * sigma.square() * area).any(1, keepdim=True)
+
+
+def noise(x: Tensor) -> Tensor:
+    """Standard deviation of the images' noise, per channel (1, C, 1, 1), from (N, C, H, W).
+
+    The median absolute value of the finest diagonal wavelet coefficients, where structure is rare (Donoho and
+    Johnstone, 1994).
+    """
+    x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]
+    diagonal = (x[..., ::2, ::2] - x[..., 1::2, ::2] - x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 2
+    return (diagonal.abs().transpose(0, 1).flatten(1).median(1).values / 0.6745)[None, :, None, None]

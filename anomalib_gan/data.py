@@ -212,7 +212,8 @@ def signed(grey: Tensor) -> Tensor:
 class Crops:
     """Batches of random patches: `crops(n)` is (batch, C, patch, patch) in [-1, 1] on `device`.
 
-    It is a pure function of (seed, n). Every position of every image is equally likely, so large images count for more.
+    It is a pure function of (seed, n). A patch's middle is equally likely anywhere in any image, so large images count
+    for more; where it would hang over the edge it is moved inwards, so what lies along edges is seen as well.
     An image smaller than a patch is mirrored out to one; smaller than half a patch is a ValueError. Each patch is
     flipped and its brightness and contrast changed at random by up to `jitter` (0: not at all). With share = (rank,
     world) it is this process's part of the world's batch, which is `world` times as large.
@@ -237,8 +238,7 @@ class Crops:
         self.flips, self.jitter, self.share = flips, jitter, share
         self.channels = channels or images[0].shape[0]
         self.images = [fill(image, patch).to(self.device) for image in images]
-        rooms = [(image.shape[1] - patch + 1) * (image.shape[2] - patch + 1) for image in self.images]
-        self.ends = torch.tensor(list(accumulate(rooms)))
+        self.ends = torch.tensor(list(accumulate(image.shape[1] * image.shape[2] for image in self.images)))
 
     def __call__(self, n: int) -> Tensor:
         rank, world = self.share
@@ -254,7 +254,10 @@ class Crops:
         index = int(torch.searchsorted(self.ends, place, right=True))
         image = self.images[index]
         offset = int(place) - (int(self.ends[index - 1]) if index else 0)
-        top, left = divmod(offset, image.shape[2] - self.patch + 1)
+        top, left = (
+            min(max(middle - self.patch // 2, 0), size - self.patch)
+            for middle, size in zip(divmod(offset, image.shape[2]), image.shape[1:], strict=True)
+        )
         return image[:, top : top + self.patch, left : left + self.patch]
 
     def _augment(self, x: Tensor, chance: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Model(nn.Module):
 
     Optional, for bundles: `parts(x)`, what the map is made of, as a dict of "reconstruction" (N, C, H, W) in [-1, 1],
     "code" (N, c, h, w) and, by its name, each component (N, 1, H, W) as it is mixed; `generate(z)`, an image (N, C, H,
-    W) in [-1, 1] from codes (N, `code`, h, w).
+    W) in [-1, 1] from codes (N, `code`, h, w). For the card: `found`, the settings that `settle` found, by name.
     """
 
     channels: int
@@ -53,6 +53,11 @@ class Model(nn.Module):
     patch: int
     batch: int
     exportable: bool | str = True
+
+    @classmethod
+    def suggest(cls, normals: Sequence[Tensor]) -> dict[str, Any]:
+        """Constructor keywords that suit these normal images, (1, C, H, W) in [-1, 1], where the user gives none."""
+        return {}
 
     def players(self) -> dict[str, Player]:
         """Every parameter belongs to exactly one player; a closed-form model has none."""
@@ -102,7 +107,9 @@ def refresh(model: Model, normals: Sequence[Tensor], rounds: int = 16) -> None:
 
 
 def crops(normals: Sequence[Tensor], patch: int, batch: int) -> Iterator[Tensor]:
-    """Random square crops of images (1, C, H, W), for ever; an image smaller than `patch` gives none."""
+    """Random square crops of images (1, C, H, W), for ever, as often at edges as training takes them; an image smaller
+    than `patch` gives none.
+    """
     large = [x for x in normals if min(x.shape[-2:]) >= patch]
     if not large:
         raise ValueError(
@@ -112,6 +119,7 @@ def crops(normals: Sequence[Tensor], patch: int, batch: int) -> Iterator[Tensor]
         taken = []
         for _ in range(batch):
             x = large[int(torch.randint(len(large), ()))]
-            top, left = (int(torch.randint(size - patch + 1, ())) for size in x.shape[-2:])
+            middle = (int(torch.randint(size, ())) for size in x.shape[-2:])
+            top, left = (min(max(m - patch // 2, 0), s - patch) for m, s in zip(middle, x.shape[-2:], strict=True))
             taken.append(x[..., top : top + patch, left : left + patch])
         yield torch.cat(taken)

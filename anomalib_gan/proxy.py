@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
-from anomalib_gan.corruption import corrupt_held_out
+from anomalib_gan.corruption import SPOILT, corrupt_held_out
 from anomalib_gan.model import Model
 from anomalib_gan.nets import enlarge, shrink
+from anomalib_gan.training import derive_seed
 
+GENEROUS = 4  # px
 SCALES = (1, 2)  # at which the corruptions are laid over, so that they come small and large
-SPOILT = 0.2  # opacity from which on a pixel counts as spoilt
 Corruption = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -34,28 +36,54 @@ def proxy(
     not be what the model was trained on: by default the families that training leaves out. A tenth of the pixels is
     looked at. ValueError where no image is as large as the model's smallest.
     """
-    smallest = max(model.stride, model.smallest, 2 * max(SCALES))
-    usable = [x for x in normals if min(x.shape[-2:]) >= smallest]
-    if not usable:
-        raise ValueError(f"no image is at least {smallest} pixels high and wide")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _judged(model, examples_of(normals, model.stride, model.smallest, trials, side, seed, corruption))
+
+
+def _judged(model: Model, examples: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     truth: list[np.ndarray] = []
     found: dict[str, list[np.ndarray]] = {}
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for trial in range(trials):
-            spoilt, opacity = spoil(
-                crop(usable[trial % len(usable)], side, model.stride), SCALES[trial % 2], corruption
-            )
-            chosen = torch.rand(opacity.shape) < 0.1
-            truth.append((opacity > SPOILT)[chosen].numpy())
-            x = spoilt.to(device)
-            parts: dict[str, Tensor] = getattr(model, "parts", lambda x: {})(x)
-            maps = {name: parts[name] for name in parts if name not in ("reconstruction", "code")}
-            for name, field in {"map": model.anomaly_map(x), **maps}.items():
-                found.setdefault(name, []).append(field.float().cpu()[chosen].numpy())
+    for spoilt, opacity in examples:
+        chosen = torch.rand(opacity.shape) < 0.1
+        truth.append((opacity > SPOILT)[chosen].numpy())
+        x = spoilt.to(device)
+        parts: dict[str, Tensor] = getattr(model, "parts", lambda x: {})(x)
+        maps = {name: parts[name] for name in parts if name not in ("reconstruction", "code")}
+        for name, field in {"map": model.anomaly_map(x), **maps}.items():
+            found.setdefault(name, []).append(field.float().cpu()[chosen].numpy())
     labels = np.concatenate(truth)
     return {name: float(roc_auc_score(labels, np.concatenate(values))) for name, values in found.items()}
+
+
+def examples_of(
+    normals: Sequence[Tensor],
+    stride: int,
+    least: int = 1,
+    trials: int = 48,
+    side: int = 384,
+    seed: int = 0,
+    corruption: Corruption = corrupt_held_out,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Spoilt crops of the normal images, as `proxy` judges maps by, and their opacities; the same for the same seed.
+
+    Randomness outside is left alone. ValueError where no image has `least` pixels, or a stride, along both axes.
+    """
+    least = max(stride, least, 2 * max(SCALES))
+    usable = [x for x in normals if min(x.shape[-2:]) >= least]
+    if not usable:
+        raise ValueError(f"no image is at least {least} pixels high and wide")
+    for trial in range(trials):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, trial))
+            yielded = spoil(crop(usable[trial % len(usable)], side, stride), SCALES[trial % 2], corruption)
+        yield yielded
+
+
+def generous(opacity: Tensor) -> Tensor:
+    """The mask, 0 or 1, that a person would draw around what is spoilt: GENEROUS pixels beyond it."""
+    return max_pool2d((opacity > SPOILT).float(), 2 * GENEROUS + 1, stride=1, padding=GENEROUS)
 
 
 def crop(x: Tensor, side: int, stride: int) -> Tensor:

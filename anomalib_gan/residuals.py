@@ -19,10 +19,12 @@ def gaussian(sigma: float, like: Tensor) -> Tensor:
 
 def smooth(x: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of (N, C, H, W) by `sigma` pixels, edges replicated; sigma 0 changes nothing."""
-    if sigma == 0:
-        return x
-    kernel, c = gaussian(sigma, x), x.shape[1]
-    r = len(kernel) // 2
+    return x if sigma == 0 else blur(x, gaussian(sigma, x))
+
+
+def blur(x: Tensor, kernel: Tensor) -> Tensor:
+    """(N, C, H, W) convolved with `kernel`, 1-D of odd length, along both axes, edges replicated."""
+    c, r = x.shape[1], len(kernel) // 2
     x = pad(x, (r,) * 4, mode="replicate")
     x = conv2d(x, kernel[None, None, None, :].expand(c, 1, 1, -1), groups=c)
     return conv2d(x, kernel[None, None, :, None].expand(c, 1, -1, 1), groups=c)

@@ -36,7 +36,8 @@ MEASURED = (5, 25)  # rounds between which the speed is measured that the plan r
 RESERVE = (8.0, 0.05)  # kept free at the end for settling and pictures: seconds and share of the budget, the larger one
 MOMENTS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of the training at which a row of samples is drawn, besides step 1
 SAMPLES = 8
-LOOKED_AT = 16  # images on which the model is settled, and as many of those held back
+LOOKED_AT = 48  # images on which the model is settled, and as many of those held back; fewer where they are large
+LOOKED_PIXELS = 2**24
 LOOKED_SIDE = 2048  # px, the largest side that is taken of each
 PICTURED = 256  # px, side of the patches in reconstructions.png
 HISTORY = "history.jsonl"
@@ -146,7 +147,9 @@ class Job:
             files, info_bar=settings.info_bar, bits=settings.bits, white=settings.white
         )
         channels = images[0].grey.shape[0]
-        spec = complete(settings.model, settings.params, channels)
+        looked = [data.signed(image.grey[:, :LOOKED_SIDE, :LOOKED_SIDE])[None] for image in spread(images, 8)]
+        suggested = models.MODELS[settings.model].suggest(looked) if settings.model in models.MODELS else {}
+        spec = complete(settings.model, {**suggested, **settings.params}, channels)
         torch.manual_seed(derive_seed(settings.seed, "weights"))
         net = models.build(spec.name, **spec.params).to(place.device)
         if channels > net.channels:
@@ -188,6 +191,7 @@ class Job:
             "duration_s": None,
             "warnings": warnings,
             "oddest": data.oddest(images),
+            "found": {key: value for key, value in suggested.items() if key not in settings.params},
         }
         # The checkpoint holds it too, and takes plain values only.
         plain = json.loads(json.dumps(card, allow_nan=False))
@@ -390,16 +394,29 @@ class Job:
             plots.sheet(rows, self.run / "samples.png")
         shown = [middle(x, maps[i], model) for i, x in enumerate((unseen or training)[:4])]
         plots.reconstructions(shown, (low, high), self.run / "reconstructions.png")
+        self.card["found"] |= getattr(model, "found", {})
+        if self.card["found"]:
+            told = ", ".join(f"{name} {value:g}" for name, value in self.card["found"].items())
+            self.say(f"found from the normal images: {told}")
         self.card.update(duration_s=round(self.trainer.seconds, 3), map_scale=[low, high], steps=self.trainer.step)
         write_json(self.run / CARD, self.card)
         self.say(f"finished after {timedelta(seconds=round(time.monotonic() - self.began))}: {self.run}")
 
 
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of the items, evenly spread."""
+    return [items[k] for k in sorted({round(k) for k in np.linspace(0, len(items) - 1, min(count, len(items)))})]
+
+
 def views(regions: Sequence[Tensor], model: Model, device: torch.device) -> list[Tensor]:
-    """At most LOOKED_AT of the regions, evenly spread, as (1, C, H, W) in [-1, 1]: the middle up to LOOKED_SIDE."""
-    chosen = sorted({round(k) for k in np.linspace(0, len(regions) - 1, min(LOOKED_AT, len(regions)))})
+    """Some of the regions, evenly spread, as (1, C, H, W) in [-1, 1]: the middle up to LOOKED_SIDE.
+
+    LOOKED_AT of them, or as many as have LOOKED_PIXELS together, but not under eight for that.
+    """
+    largest = max((min(region[0].numel(), LOOKED_SIDE**2) for region in regions), default=1)
+    count = min(LOOKED_AT, max(8, LOOKED_PIXELS // largest))
     found = []
-    for region in (regions[i] for i in chosen):
+    for region in spread(regions, count):
         _, height, width = region.shape
         tall, wide = (min(side, LOOKED_SIDE) // model.stride * model.stride for side in (height, width))
         top, left = (height - tall) // 2, (width - wide) // 2

@@ -123,7 +123,7 @@ def command(
         )  # fmt: skip
     except torch.OutOfMemoryError as error:
         raise MemoryError(
-            f"{error}: start anew with smaller batches (--param batch=...), or with --device cpu"
+            f"{error}: start anew with smaller patches (--param patch=...), or with --device cpu"
         ) from error
     except KeyboardInterrupt:
         typer.echo(f"interrupted: continue with anomalib-gan train {folder} --out {out} --resume", err=True)

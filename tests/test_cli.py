@@ -27,7 +27,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cli")
     for i in range(3):
         write(root / f"normal/{i}.png", texture(i, 64, 96))
-    params = {"width": 4, "code": 4, "batch": 2}
+    params = {"width": 4, "code": 4}
     run = train(root / "normal", out=root / "run", model="fcbigan_source", steps=2, params=params, device="cpu")
     calibrate(run, device="cpu")
     return root

@@ -9,18 +9,64 @@ from anomalib_gan import corruption
 from anomalib_gan.corruption import FILLS, HELD_OUT, SHAPES, THIN, corrupt, corrupt_held_out
 
 
+def material(n, channels, side, contrast=0.7):
+    """Patches (n, channels, side, side) of smooth structure, mean 0, and a little noise."""
+    base = torch.cat([corruption.smooth_noise(side, side, 8, torch.zeros(1)) for _ in range(n)])
+    return (contrast * (base + 0.05 * torch.randn(n, channels, side, side))).clamp(-1, 1)
+
+
 @pytest.mark.parametrize("spoil", [corrupt, corrupt_held_out])
 @pytest.mark.parametrize(("channels", "side"), [(1, 96), (3, 64)])
-def test_changes_lie_where_the_opacity_says(spoil, channels, side):
+def test_what_the_opacity_does_not_tell_is_not_to_be_seen(spoil, channels, side):
     torch.manual_seed(0)
-    x = torch.rand(12, channels, side, side) * 2 - 1
+    x = material(24, channels, side)
+    sigma = corruption.noise(x)
     y, opacity = spoil(x)
-    assert y.shape == x.shape and opacity.shape == (12, 1, side, side)
+    assert y.shape == x.shape and opacity.shape == (24, 1, side, side)
     assert y.abs().max() <= 1 and opacity.min() >= 0 and opacity.max() <= 1
-    changed = (y - x).abs().amax(1, keepdim=True) > 1e-6
-    assert not (changed & (opacity == 0)).any()
-    assert 0.005 < float((opacity > 0.2).float().mean()) < 0.4
-    assert changed.any()
+    change = ((y - x).square() / sigma.square()).amax(1, keepdim=True)
+    told, hidden = change[opacity > corruption.SPOILT], change[(opacity <= corruption.SPOILT) & (change > 0)]
+    assert told.median() > corruption.VISIBLE > hidden.median()
+    assert 0.005 < float((opacity > corruption.SPOILT).float().mean()) < 0.4
+
+
+@pytest.mark.parametrize("spoil", [corrupt, corrupt_held_out])
+def test_defects_are_between_the_materials_own_contrast_and_the_cameras(spoil):
+    strength = {}
+    for contrast in (0.1, 0.7):
+        torch.manual_seed(1)
+        x = material(200, 1, 48, contrast)
+        y, opacity = spoil(x)
+        changes = torch.stack([(b - a)[m > 0.2].abs().mean() for a, b, m in zip(x, y, opacity, strict=True)])
+        strength[contrast] = torch.nanquantile(changes, torch.tensor([0.1, 0.5, 0.9]))
+    assert (strength[0.1] < strength[0.7]).all()  # faint ones on a faint material
+    assert strength[0.1][2] > 0.3 * strength[0.7][2]  # and strong ones as well
+    assert strength[0.1][0] < 0.35 * strength[0.7][0]
+
+
+def test_noise_is_measured_under_structure_and_a_change_within_it_is_invisible():
+    torch.manual_seed(2)
+    x = 0.5 * corruption.smooth_noise(128, 128, 12, torch.zeros(1)).expand(4, 2, 128, 128)
+    noisy = x + torch.tensor([0.02, 0.1])[:, None, None] * torch.randn(4, 2, 128, 128)
+    sigma = corruption.noise(noisy)
+    assert sigma.flatten() == pytest.approx([0.02, 0.1], rel=0.1)
+    mask = torch.zeros(4, 1, 128, 128)
+    mask[..., 40:80, 40:80] = 1
+    again = mask * (x - noisy + sigma * torch.randn_like(x))  # other noise of the same strength
+    assert not corruption.visible(again, mask, sigma)[mask > 0].any()
+    shift = torch.tensor([4 * 0.02, 0.0])[:, None, None] * mask  # in one channel
+    assert corruption.visible(shift, mask, sigma)[mask > 0].all()
+
+
+def test_no_map_can_live_on_missing_grain():
+    """Where a fill of one level lies, the noise is as strong as around it."""
+    torch.manual_seed(3)
+    x = material(40, 1, 96)
+    flat = lambda x, other: torch.zeros_like(x)  # noqa: E731
+    y, opacity = corruption.spoil(x, (lambda x: torch.ones_like(x),), (flat,), (flat,))
+    opaque = opacity.amax((1, 2, 3)) > 0.95
+    assert opaque.any()
+    assert corruption.noise(y[opaque]) == pytest.approx(float(corruption.noise(x)), rel=0.15)
 
 
 @pytest.mark.parametrize("spoil", [corrupt, corrupt_held_out])
@@ -37,7 +83,7 @@ def test_the_seed_decides_and_the_input_is_left_alone(spoil):
     assert not torch.equal(first[0], other[0])
 
 
-@pytest.mark.parametrize("shape", set(SHAPES), ids=lambda f: f.__name__)
+@pytest.mark.parametrize("shape", {*SHAPES, corruption.crack}, ids=lambda f: f.__name__)
 def test_shapes_are_opacities(shape):
     torch.manual_seed(1)
     x = torch.zeros(1, 1, 64, 80)
@@ -48,4 +94,4 @@ def test_shapes_are_opacities(shape):
 
 def test_no_fill_is_both_trained_on_and_held_out():
     assert not set(FILLS + THIN) & set(HELD_OUT)
-    assert corruption.THIN is not corruption.HELD_OUT
+    assert not set(FILLS + THIN) & set(corruption.HELD_OUT_THIN)

@@ -29,7 +29,7 @@ from pipelines.train import train
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 IMAGES = 14
-SMALL = {"width": 16, "code": 8, "patch": 96, "critic_steps": 1}
+SMALL = {"width": 16, "code": 8, "patch": 96}
 
 pytestmark = pytest.mark.slow
 

@@ -445,7 +445,7 @@ def test_a_killed_export_leaves_no_half_bundle(tmp_path):
     normal, run, out = tmp_path / "normal", tmp_path / "run", tmp_path / "out" / "x.bundle"
     for i in range(3):
         write(normal / f"{i}.png", texture(i, 128, 200))
-    params = {"width": 8, "code": 4, "patch": 64, "batch": 2, "critic_steps": 1}
+    params = {"width": 8, "code": 4, "patch": 64}
     train(normal, out=run, steps=2, params=params, device="cpu")
     command = [sys.executable, "-m", "pipelines.cli", "export", str(run), "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

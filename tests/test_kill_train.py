@@ -19,7 +19,7 @@ from anomalib_gan import checkpoint
 from pipelines.train import train
 
 STEPS, KILLS = 40, 20
-SMALL = {"width": 8, "code": 4, "patch": 64, "batch": 2, "critic_steps": 1}  # the detector itself, quick
+SMALL = {"width": 8, "code": 4, "patch": 64}  # the detector itself, quick
 COMPARED = ("step", "steps", "drawn", "model", "ema", "optimisers", "settled", "map_scale", "sheet")
 PICTURES = ("curves.png", "samples.png", "reconstructions.png")
 

@@ -80,7 +80,7 @@ def test_the_lines_of_python_run(tmp_path, monkeypatch):
     (tmp_path / "new").mkdir()
     shutil.copy(samples / "test" / "film" / "000.png", tmp_path / "new" / "part.png")
     program, embedding = re.findall(r"```python\n(.+?)```", README, re.S)
-    short = program.replace("minutes=15", 'steps=2, params={"width": 8, "batch": 3, "critic_steps": 1}')
+    short = program.replace("minutes=15", 'steps=2, params={"width": 8}')
     assert short != program
     monkeypatch.chdir(tmp_path)
     found: dict[str, object] = {}

@@ -14,14 +14,15 @@ to the game and one to the question whether a place is spoilt, whose log-odds ar
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, pad
 
-from anomalib_gan.corruption import corrupt
+from anomalib_gan.corruption import SPOILT, corrupt, noise
 from anomalib_gan.grain import SIDE, drawn, equaliser, filtered, grain, unshrink
 from anomalib_gan.model import Model, Move, Player, refresh
 from anomalib_gan.nets import (
@@ -37,21 +38,34 @@ from anomalib_gan.nets import (
 )
 from anomalib_gan.objectives import OBJECTIVES
 from anomalib_gan.penalties import grey_gap, spectrum_gap
-from anomalib_gan.residuals import RESIDUALS, smooth
+from anomalib_gan.proxy import examples_of, generous
+from anomalib_gan.residuals import RESIDUALS, blur, gaussian
+
+RINGS = 4  # of cells along the image's edge that are standardised each by itself
+SIGMAS = (2.0, 3.0, 4.0, 6.0)  # working px, among which the smoothing is found
+SIDE_OF_PATCH = 96  # working px
+LOST = 0.1
+SHARE = 0.25  # largest share of the residual in the map
+Norm = Literal["ssim", "l1", "l2"]
+Score = Literal["default", "source"]
 
 
 class FCBiGAN(Model):
     """E: image -> field of codes, G: field of codes -> image, D: (image, codes) -> an answer for every place.
 
-    `shrink`: the working scale is 1/shrink of the image. `padding`: True pads every layer (codes at stride 8, answers
-    at stride 4), False pads none, so that a 32 x 32 patch has exactly one code and one answer. `score`: "default"
-    standardises log-odds and residual on normal images, at D's stride, before mixing, "source" mixes the formula's
-    terms as they are, at every pixel. `alpha`: the critic's share. `likelihood`: weight of -log p(E(s)), p the Gaussian
-    of normal codes. `smoothing`: sigma in working pixels. `adversarial`, `reconstruction`, `negatives`: weights of the
-    named terms; `texture`: of what G descends so that its samples have the images' power spectrum and grey levels.
-    `norm`: the residual, "ssim", "l1" or "l2". `penalised`: who descends the reconstruction penalty, "both" or
-    "encoder".
+    `shrink`: the working scale is 1/shrink of the image. `alpha`: the critic's share in the map, None: found by
+    `settle`. `likelihood`: weight of -log p(E(s)), p the Gaussian of normal codes. `smoothing`: sigma in working
+    pixels, None: found by `settle`. `adversarial`, `reconstruction`, `negatives`: weights of the named terms. `norm`:
+    of the reconstruction penalty and of the residual.
     """
+
+    score: Score = "default"  # "source": the formula's terms at every pixel, as they are
+    batch = 8
+    critic_steps = 6  # moves of D to one of E and G
+    lr = 2e-3
+    texture = 0.3  # weight of what G descends so that its samples have the images' power spectrum and grey levels
+    penalised: Literal["both", "encoder"] = "both"  # who descends the reconstruction penalty
+    cell = 4  # working pixels to a pixel of the raw map: D's stride
 
     def __init__(
         self,
@@ -59,56 +73,76 @@ class FCBiGAN(Model):
         code: int = 16,
         width: int = 64,
         patch: int = 192,
-        batch: int = 8,
         shrink: int = 2,
-        padding: bool = True,
-        score: Literal["default", "source"] = "default",
-        alpha: float = 0.75,
+        alpha: float | None = None,
         likelihood: float = 0.0,
-        smoothing: float = 4.0,
+        smoothing: float | None = None,
         adversarial: float = 0.5,
         reconstruction: float = 1.0,
-        norm: Literal["ssim", "l1", "l2"] = "ssim",
-        penalised: Literal["both", "encoder"] = "both",
+        norm: Norm = "ssim",
         negatives: float = 1.0,
-        texture: float = 0.3,
-        critic_steps: int = 6,
-        lr: float = 2e-3,
     ) -> None:
         super().__init__()
-        self.channels, self.code, self.patch, self.batch, self.shrink = channels, code, patch, batch, shrink
-        self.score, self.alpha, self.likelihood, self.smoothing = score, alpha, likelihood, smoothing
+        self.channels, self.code, self.patch, self.shrink = channels, code, patch, shrink
+        self.alpha, self.likelihood, self.smoothing = alpha, likelihood, smoothing
         self.adversarial, self.reconstruction = adversarial, reconstruction
-        self.negatives, self.texture = negatives, texture
-        self.norm, self.penalised, self.critic_steps, self.lr = norm, penalised, critic_steps, lr
+        self.negatives, self.norm = negatives, norm
         self.objective = OBJECTIVES["least-squares"]
-        self.E: torch.nn.Module
-        self.G: torch.nn.Module
-        self.D: DenseCritic | PatchCritic
-        if padding:
-            widths = (width // 2, width, 3 * width // 2)
-            self.E, self.G = encoder(channels, widths, code), generator(code, widths, channels)
-            self.D = DenseCritic(channels, width, code, answers=1 if score == "source" else 2)
-        else:
-            self.E, self.G = patch_encoder(channels, width, code), patch_generator(code, width, channels)
-            self.D = PatchCritic(channels, width, code)
+        self.found: dict[str, float] = {}
+        self.E, self.G, self.D = self.nets(width)
         self.stride = 8 * shrink
-        self.smallest = self.stride if padding else 32 * shrink
-        self.cell = self.D.stride if padding and score == "default" else 1  # working pixels to a pixel of the raw map
-        reach = self.D.reach + 3 * smoothing + 2 * self.cell
+        self.smallest = self.stride
+        widest = max(SIGMAS) if smoothing is None else smoothing
+        reach = self.D.reach + 3 * widest + 2 * self.cell
         self.halo = self.stride * -int(-reach * shrink // self.stride)
-        self.register_buffer("mean", torch.zeros(3))  # of critic, residual and likelihood on normal images
-        self.register_buffer("spread", torch.ones(3))
+        side = 2 * round(3 * widest / self.cell) + 1
+        self.register_buffer("kernel", pad(torch.ones(1), (side // 2,) * 2))
+        self.register_buffer("weights", torch.tensor([1.0, 0.0, 0.0]))  # of critic, residual and likelihood in the map
+        self.register_buffer("mean", torch.zeros(3, RINGS + 1))  # of the three on normal images, from the edge inwards
+        self.register_buffer("spread", torch.ones(3, RINGS + 1))
         self.register_buffer("code_mean", torch.zeros(code))
         self.register_buffer("code_precision", torch.eye(code))
         self.register_buffer("equaliser", pad(torch.ones(1, 1, 1, 1), (SIDE // 2,) * 4))
         self.register_buffer("grain", torch.zeros(1, 1, SIDE, SIDE))
+        self.kernel: Tensor
+        self.weights: Tensor
         self.equaliser: Tensor
         self.grain: Tensor
         self.mean: Tensor
         self.spread: Tensor
         self.code_mean: Tensor
         self.code_precision: Tensor
+        if smoothing is not None:
+            self.smoothed(smoothing)
+        if alpha is not None:
+            self.mixed(alpha)
+
+    def nets(self, width: int) -> tuple[nn.Module, nn.Module, DenseCritic | PatchCritic]:
+        """E, G and D: padded, codes at stride 8, answers at stride 4."""
+        widths = (width // 2, width, 3 * width // 2)
+        encoding, drawing = encoder(self.channels, widths, self.code), generator(self.code, widths, self.channels)
+        return encoding, drawing, DenseCritic(self.channels, width, self.code, answers=2)
+
+    def smoothed(self, sigma: float) -> None:
+        """The map is smoothed by `sigma` working pixels from here on."""
+        kernel = gaussian(sigma / self.cell, self.kernel) if sigma else torch.ones(1)
+        self.kernel.copy_(pad(kernel, ((len(self.kernel) - len(kernel)) // 2,) * 2))
+
+    def mixed(self, alpha: float) -> None:
+        """The critic has the share `alpha` in the map from here on, the residual the rest."""
+        self.weights.copy_(torch.tensor([alpha, 1 - alpha, self.likelihood]))
+
+    @classmethod
+    def suggest(cls, normals: Sequence[Tensor]) -> dict[str, Any]:
+        """The working scale: 1/2, which measured best on the proxy for both fibres and ground metal; 1/4 for images so
+        large and smooth that it loses at most LOST of their local contrast; 1 for images of less than two patches.
+        """
+        side = sorted(min(x.shape[-2:]) for x in normals)[len(normals) // 2]
+        scale = 1 if side < 2 * SIDE_OF_PATCH else 2
+        if side >= 8 * SIDE_OF_PATCH:
+            shares = sorted(lost(shrink(x, 2)) for x in normals[:: max(1, len(normals) // 8)])
+            scale = 4 if shares[len(shares) // 2] <= LOST else 2
+        return {"shrink": scale, "patch": SIDE_OF_PATCH * scale}
 
     def players(self) -> dict[str, Player]:
         return {
@@ -129,7 +163,7 @@ class FCBiGAN(Model):
             real, negative, generated = answers.split((len(clean), len(spoilt), len(fake)))
             terms = {"adv": objective.critic(real[:, -1:], generated[:, -1:])}
             if self.negatives:
-                share = avg_pool2d((opacity > 0.2).to(s.dtype), D.stride)  # of each answer's cell that is spoilt
+                share = avg_pool2d((opacity > SPOILT).to(s.dtype), D.stride)  # of each answer's cell that is spoilt
                 odds = torch.cat((real, negative))[:, :1]
                 target = torch.cat((torch.ones_like(real[:, :1]), 1 - share))
                 terms["negatives"] = self.negatives * binary_cross_entropy_with_logits(odds, target)
@@ -166,7 +200,7 @@ class FCBiGAN(Model):
         return residual + (again - s).abs().mean() if self.norm == "ssim" else residual
 
     def components(self, s: Tensor) -> Tensor:
-        """Critic, residual and code likelihood of an image at working scale, (N, 3, h / cell, w / cell), smoothed."""
+        """Critic, residual and code likelihood of an image at working scale, (N, 3, h / cell, w / cell)."""
         D, code = self.D, self.E(s)
         answer = D(s, code)[:, :1]
         critic = (answer - 1).square() if self.score == "source" else -answer
@@ -178,16 +212,23 @@ class FCBiGAN(Model):
             critic, surprise = (
                 pad(field, (D.border // self.cell,) * 4, mode="replicate") for field in (critic, surprise)
             )
-        return smooth(torch.cat((critic, shrink(residual, self.cell), surprise), 1), self.smoothing / self.cell)
+        return torch.cat((critic, shrink(residual, self.cell), surprise), 1)
 
     def standardised(self, s: Tensor) -> Tensor:
-        """`components` with mean 0 and spread 1 on normal images; in source mode as they are."""
-        return (self.components(s) - self.mean[:, None, None]) / self.spread[:, None, None]
+        """`components`, smoothed, with mean 0 and spread 1 on normal images; in source mode without that.
+
+        At the edge of an image a network sees less and is less sure, of normal images as well, so mean and spread are
+        those of the same distance from the edge.
+        """
+        return self.relative(self.components(s))
+
+    def relative(self, field: Tensor) -> Tensor:
+        found = blur(field, self.kernel)
+        return found if self.score == "source" else (found - along(self.mean, found)) / along(self.spread, found)
 
     def anomaly_map(self, x: Tensor) -> Tensor:
-        critic, residual, surprise = self.standardised(shrink(x, self.shrink)).split(1, 1)
-        mixed = self.alpha * critic + (1 - self.alpha) * residual + self.likelihood * surprise
-        return enlarge(mixed, self.cell * self.shrink)
+        found = self.standardised(shrink(x, self.shrink))
+        return enlarge((self.weights[:, None, None] * found).sum(1, keepdim=True), self.cell * self.shrink)
 
     def parts(self, x: Tensor) -> dict[str, Tensor]:
         """What the map of (N, C, H, W) in [-1, 1] is made of: the reconstruction, each standardised component (N, 1, H,
@@ -215,9 +256,48 @@ class FCBiGAN(Model):
         z = torch.randn(16, self.code, 24, 24).to(self.mean)
         self.equaliser.copy_(equaliser(self.G(z).split(1), shrunk))
         self.grain.copy_(grain(normals, self.shrink))
-        values = torch.cat([self.components(s).flatten(2)[0] for s in shrunk], 1)
-        self.mean.copy_(values.mean(1))
-        self.spread.copy_(values.std(1).clamp_min(1e-6))
+        fields = [self.components(s) for s in shrunk]
+        self.standardise(fields)
+        if self.smoothing is None or self.alpha is None:
+            self.tune(normals, fields)
+
+    def standardise(self, fields: Sequence[Tensor]) -> None:
+        """Mean and spread of the smoothed components of normal images, by distance from the edge."""
+        fields = [blur(field, self.kernel) for field in fields]
+        depth = torch.cat([depths(field).flatten() for field in fields])
+        values = torch.cat([field.flatten(2)[0] for field in fields], 1)
+        for ring in range(RINGS + 1):
+            here = values[:, depth.round() == ring]
+            if here.shape[1] > 1:  # narrow images have no middle
+                self.mean[:, ring] = here.mean(1)
+                self.spread[:, ring] = here.std(1).clamp_min(1e-6)
+
+    def tune(self, normals: Sequence[Tensor], fields: Sequence[Tensor]) -> None:
+        """Smoothing and mixing, so far as they are not given, from normal images with synthetic defects that training
+        leaves out.
+
+        The smoothing is the one with the largest pixel AUROC against masks as generous as people draw them. The
+        residual's share is the larger the better it tells such defects alone: 0 at an AUROC of 0.5, SHARE from 0.75 on.
+        """
+        cell = self.cell * self.shrink
+        examples = [
+            (self.components(shrink(x, self.shrink)), avg_pool2d(generous(opacity), cell).flatten() > 0.5)
+            for x, opacity in examples_of(normals, self.stride)
+        ]
+        truth = torch.cat([mask for _, mask in examples]).cpu()
+        best = -1.0
+        for sigma in SIGMAS if self.smoothing is None else (self.smoothing,):
+            self.smoothed(sigma)
+            self.standardise(fields)
+            found = torch.cat([self.relative(field).flatten(2)[0] for field, _ in examples], 1).cpu()
+            worth = float(roc_auc_score(truth, found[1]))
+            alpha = 1 - SHARE * min(max(4 * (worth - 0.5), 0.0), 1.0) if self.alpha is None else self.alpha
+            value = float(roc_auc_score(truth, alpha * found[0] + (1 - alpha) * found[1]))
+            if value > best:
+                best, self.found = value, {"smoothing": sigma, "alpha": round(alpha, 3)}
+        self.smoothed(self.found["smoothing"])
+        self.standardise(fields)
+        self.mixed(self.found["alpha"])
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """G(E(x)), brought back to the size of x."""
@@ -241,11 +321,53 @@ class FCBiGAN(Model):
         return x if self.score == "source" else (x + drawn(self.grain, x)).clamp(-1, 1)
 
 
+def lost(s: Tensor) -> float:
+    """The share of the local contrast of (1, C, H, W) that is lost at half its scale, noise not counted.
+
+    Local is what differs from the mean of 16 x 16 pixels.
+    """
+    s = s[..., : s.shape[-2] // 16 * 16, : s.shape[-1] // 16 * 16]
+    variance = noise(s).square().mean()
+    gone = (s - near(shrink(s, 2), 2)).square().mean() - 0.75 * variance
+    local = (s - near(shrink(s, 16), 16)).square().mean() - variance
+    return float(gone / local) if local > 0 else 1.0
+
+
+def near(x: Tensor, factor: int) -> Tensor:
+    return x.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+
+
+def depths(field: Tensor) -> Tensor:
+    """Distance of every place of (N, C, h, w) from the edge, (1, 1, h, w), in places and at most RINGS."""
+    ones = torch.ones_like(field[:1, :1])
+    found = torch.zeros_like(ones)
+    for ring in range(1, RINGS + 1):
+        side = 2 * ring + 1  # a window that hangs over the edge by one row lacks 1 / side of its places, or more
+        found = found + (side * (avg_pool2d(ones, side, stride=1, padding=ring) - 1) + 1).clamp(0, 1)
+    return found
+
+
+def along(values: Tensor, field: Tensor) -> Tensor:
+    """(3, RINGS + 1) by distance from the edge -> (1, 3, h, w) for the places of a field, in between linear."""
+    depth, found = depths(field), values[:, :1, None]
+    for ring in range(RINGS):
+        step = (values[:, ring + 1] - values[:, ring])[:, None, None]
+        found = found + step * (depth - ring).clamp(0, 1)
+    return found
+
+
 class SourceFCBiGAN(FCBiGAN):
     """The detector exactly as its source gives it: one code in R^128 per 32 x 32 patch, least squares, L2 penalty and
     residual, the critic's answer squared, no standardisation, no negatives, full scale. The source gives no alpha;
-    0.5 is the middle.
+    0.5 is the middle. `penalised`: who descends the reconstruction penalty.
     """
+
+    score: Score = "source"
+    batch = 64
+    critic_steps = 1
+    lr = 2e-4
+    texture = 0.0
+    cell = 1
 
     def __init__(
         self,
@@ -253,33 +375,39 @@ class SourceFCBiGAN(FCBiGAN):
         code: int = 128,
         width: int = 32,
         patch: int = 32,
-        batch: int = 64,
         alpha: float = 0.5,
         likelihood: float = 0.0,
         smoothing: float = 0.0,
         adversarial: float = 1.0,
         reconstruction: float = 1.0,
+        norm: Norm = "l2",
         penalised: Literal["both", "encoder"] = "both",
-        critic_steps: int = 1,
-        lr: float = 2e-4,
     ) -> None:
         super().__init__(
             channels=channels,
             code=code,
             width=width,
             patch=patch,
-            batch=batch,
             shrink=1,
-            padding=False,
-            score="source",
             alpha=alpha,
             likelihood=likelihood,
             smoothing=smoothing,
             adversarial=adversarial,
             reconstruction=reconstruction,
-            norm="l2",
-            penalised=penalised,
+            norm=norm,
             negatives=0.0,
-            critic_steps=critic_steps,
-            lr=lr,
+        )
+        self.penalised = penalised
+        self.smallest = 32
+
+    @classmethod
+    def suggest(cls, normals: Sequence[Tensor]) -> dict[str, Any]:
+        return {}
+
+    def nets(self, width: int) -> tuple[nn.Module, nn.Module, DenseCritic | PatchCritic]:
+        """E, G and D: unpadded, so that a 32 x 32 patch has exactly one code and one answer."""
+        return (
+            patch_encoder(self.channels, width, self.code),
+            patch_generator(self.code, width, self.channels),
+            PatchCritic(self.channels, width, self.code),
         )

@@ -23,7 +23,7 @@ from pipelines.train import train
 
 SAMPLES = Path(__file__).parents[2] / "data_samples"
 IMAGES = ("test/good/000.png", "test/dust/000.png")
-SMALL = {"width": 8, "code": 4, "patch": 96, "batch": 4, "critic_steps": 2, "smoothing": 2.0, "likelihood": 0.1}
+SMALL = {"width": 8, "code": 4, "patch": 96, "smoothing": 2.0, "likelihood": 0.1}
 
 
 def main(out: Path) -> None:
