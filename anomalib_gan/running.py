@@ -21,7 +21,7 @@ import torch.distributed as dist
 import torchvision  # type: ignore[import-untyped]
 from torch import Tensor
 
-from anomalib_gan import __version__, checkpoint, data, models, plots
+from anomalib_gan import __version__, checkpoint, data, models, monitor, plots
 from anomalib_gan.export import usable
 from anomalib_gan.model import Model, Spec
 from anomalib_gan.runtime.calibrating import SPLIT
@@ -33,7 +33,10 @@ from anomalib_gan.training import READ_EVERY, Progress, Trainer, derive_seed
 MINUTES = 18.0
 JITTER = 0.1
 MEASURED = (5, 25)  # rounds between which the speed is measured that the plan rests on
-RESERVE = (8.0, 0.05)  # kept free at the end for settling and pictures: seconds and share of the budget, the larger one
+RESERVE = (
+    12.0,
+    0.05,
+)  # kept free at the end for settling and pictures: seconds and share of the budget, the larger one
 MOMENTS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of the training at which a row of samples is drawn, besides step 1
 SAMPLES = 8
 LOOKED_AT = 48  # images on which the model is settled, and as many of those held back; fewer where they are large
@@ -394,6 +397,9 @@ class Job:
             plots.sheet(rows, self.run / "samples.png")
         shown = [middle(x, maps[i], model) for i, x in enumerate((unseen or training)[:4])]
         plots.reconstructions(shown, (low, high), self.run / "reconstructions.png")
+        for trouble in monitor.troubles(model, training, unseen):
+            self.card["warnings"].append(trouble)
+            self.say(f"warning: {trouble}")
         self.card["found"] |= getattr(model, "found", {})
         if self.card["found"]:
             told = ", ".join(f"{name} {value:g}" for name, value in self.card["found"].items())

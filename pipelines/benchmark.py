@@ -16,17 +16,7 @@ import typer
 from rich.console import Console
 
 from anomalib_gan import speed_report, terminal
-from anomalib_gan.benchmarking import (
-    between,
-    csv_of,
-    generation_table,
-    held_pixels,
-    markdown,
-    opener_of,
-    per_megapixel,
-    put,
-    sheet,
-)
+from anomalib_gan.benchmarking import between, generation_table, held_pixels, opener_of, put, sheet
 from anomalib_gan.opening import card_folder, open_inspector
 from anomalib_gan.records.database import exclusive
 from anomalib_gan.runtime.card import read_card
@@ -35,85 +25,56 @@ from anomalib_gan.runtime.image import find_images
 from anomalib_gan.speed import Plan, measure, read_pictures
 from pipelines import options
 
-# A row of the table: the model of the zoo and the constructor's keywords that differ from its defaults.
-ROWS: dict[str, tuple[str, dict[str, Any]]] = {
-    "detector": ("fcbigan", {}),
-    "adversarial weight 0": ("fcbigan", {"adversarial": 0.0}),
-    "source mode": ("fcbigan_source", {}),
-}
-ALPHAS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+DEFAULT = ("detector", "adversarial weight 0", "source mode")
+DONE = "benchmark.json"
 
 
 def accuracy(
     data: Sequence[str | os.PathLike[str]],
     *,
     out: str | os.PathLike[str] = "runs/benchmark",
-    rows: Sequence[str] = tuple(ROWS),
+    models: Sequence[str] = DEFAULT,
     seeds: Sequence[int] = (0,),
     minutes: float | None = None,
     steps: int | None = None,
     device: str = "auto",
     threads: int | None = None,
-    sweep: bool = True,
     readme: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Trains and evaluates every row with every seed on every data set (MVTec layout): out/accuracy.md and .csv.
 
-    `minutes` (or `steps`) is each training's budget. What is finished is not done again: called again after a kill, it
-    goes on. The table holds all that `out` holds; with `readme` it is also put between that file's markers. `sweep`
-    also evaluates source mode at every alpha of ALPHAS, for its source gives none. Returns the Markdown's path.
+    `models` are rows of `anomalib_gan.accuracy.ROWS`; `minutes` (or `steps`) is each training's budget. What is
+    finished is not done again: called again after a kill, it goes on. The table holds all that `out` holds; with
+    `readme` it is also put between that file's markers. Returns the Markdown's path.
     """
-    from anomalib_gan.runtime.calibration import Calibration
+    from anomalib_gan.accuracy import ROWS, csv_of, markdown, measured, place_of
     from pipelines.calibrate import calibrate
     from pipelines.evaluate import evaluate_dataset
     from pipelines.train import train
 
-    if unknown := set(rows) - set(ROWS):
-        raise ValueError(f"no row is called {sorted(unknown)[0]!r}: choose from {', '.join(ROWS)}")
+    if unknown := [row for row in models if row not in ROWS]:
+        raise ValueError(f"no row is called {unknown[0]!r}: choose from {', '.join(ROWS)}")
     console, out = Console(highlight=False), Path(out)
     budget: dict[str, Any] = {"steps": steps} if steps else ({"minutes": minutes} if minutes else {})
     for folder in map(Path, data):
-        for row in rows:
+        for row in models:
             name, params = ROWS[row]
             for seed in seeds:
-                run = out / folder.name / f"{row.replace(' ', '-')}-{seed}"
-                done = run / "benchmark.json"
-                if not done.exists():
-                    console.print(f"{folder.name}: {row}, seed {seed}")
-                    train(
-                        folder, out=run, model=name, params=params, seed=seed, device=device, threads=threads,
-                        resume=run.exists(), **budget,
-                    )  # fmt: skip
-                    calibrate(run, device=device, threads=threads, console=Console(quiet=True))
-                    inspector = open_inspector(run, device=device, threads=threads)
-                    report = evaluate_dataset(inspector, folder, run / "evaluation")
-                    alphas = {}
-                    if sweep and row == "source mode":
-                        model = inspector.backend.graph.model  # type: ignore[attr-defined]
-                        assert isinstance(inspector.calibration, Calibration)
-                        for alpha in ALPHAS:
-                            model.alpha = alpha
-                            each = evaluate_dataset(inspector, folder, run / f"evaluation-alpha-{alpha}")
-                            alphas[str(alpha)] = each["overall"]["pixel"]["auroc"]
-                    card = read_json(run / "card.json")
-                    write_json(
-                        done,
-                        {
-                            "data": folder.name,
-                            "row": row,
-                            "seed": seed,
-                            "pixel": report["overall"]["pixel"],
-                            "per_image": report["overall"]["per_image"],
-                            "image_auroc": report["overall"]["image_auroc"],
-                            "steps": card["steps"],
-                            "seconds": card["duration_s"],
-                            "alphas": alphas,
-                            "ms_per_megapixel": per_megapixel(inspector),
-                        },
-                    )
+                run = place_of(out, folder, row, seed)
+                if (run / DONE).exists():
+                    continue
+                console.print(f"{folder.name}: {row}, seed {seed}")
+                train(
+                    folder, out=run, model=name, params=params, seed=seed, device=device, threads=threads,
+                    resume=run.exists(), **budget,
+                )  # fmt: skip
+                calibrate(run, device=device, threads=threads, console=Console(quiet=True))
+                inspector = open_inspector(run, device=device, threads=threads)
+                evaluate = lambda opened, where, folder=folder: evaluate_dataset(opened, folder, where)  # noqa: E731
+                told = {"data": folder.resolve().name, "row": row, "seed": seed}
+                write_json(run / DONE, told | measured(run, inspector, evaluate, terminal.note))
     order = {row: place for place, row in enumerate(ROWS)}
-    finished = list(out.glob("*/*/benchmark.json"))
-    found = [{**read_json(done), "card": read_json(done.parent / "card.json")} for done in finished]
+    found = [{**read_json(done), "card": read_json(done.parent / "card.json")} for done in out.glob(f"*/*/{DONE}")]
     found.sort(key=lambda one: (one["data"], order[one["row"]], one["seed"]))
     text = markdown(found)
     write_bytes(out / "accuracy.md", text.encode())
@@ -233,6 +194,35 @@ def proxy(run: str | os.PathLike[str], *, threads: int | None = None) -> dict[st
     return found
 
 
+def robustness(
+    run: str | os.PathLike[str],
+    data: Sequence[str | os.PathLike[str]],
+    *,
+    out: str | os.PathLike[str] = "runs/benchmark",
+    device: str = "auto",
+    threads: int | None = None,
+    readme: str | os.PathLike[str] | None = None,
+) -> Path:
+    """What a run or bundle loses when the test images of labelled data sets change: out/robustness.md, returned."""
+    from anomalib_gan.labelled import find_samples
+    from anomalib_gan.robustness import markdown, robustness
+
+    inspector = open_inspector(run, device=device, threads=threads)
+    inspector.opener = opener_of(read_card(card_folder(Path(run))), terminal.note)
+    lines = []
+    for folder in map(Path, data):
+        samples, notes = find_samples(folder)
+        for note in notes:
+            terminal.note(note)
+        found = robustness(inspector, samples, progress=terminal.track)
+        lines += [f"**{folder.resolve().name}**", "", markdown(found)]
+    text = "\n".join(lines)
+    write_bytes(Path(out) / "robustness.md", text.encode())
+    put(readme, "robustness", text)
+    print(text)
+    return Path(out) / "robustness.md"
+
+
 # --- the commands ----------------------------------------------------------------------------------------------------
 
 app = typer.Typer(no_args_is_help=True)
@@ -243,7 +233,8 @@ def group() -> None:
     """Measure what a detector is worth, into tables that a README can hold.
 
     `accuracy` trains and evaluates on labelled data, `speed` times bundles and runs, `generation` compares what a run
-    draws with its material, `proxy` judges the maps of a run where there is no real defect.
+    draws with its material, `robustness` changes light, noise, focus and magnification, `proxy` judges the maps of a
+    run where there is no real defect.
     """
 
 
@@ -264,7 +255,9 @@ def height_and_width(text: str) -> tuple[int, int]:
 @app.command("accuracy")
 def accuracy_command(
     data: Annotated[list[Path], typer.Option(help="Data set in MVTec layout; may be repeated.")],
-    rows: Annotated[str, typer.Option(help="Rows of the table, separated by commas.")] = ",".join(ROWS),
+    models: Annotated[
+        str, typer.Option(help="Rows of the table, separated by commas; a name that is none lists them all.")
+    ] = ",".join(DEFAULT),
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
     minutes: Annotated[float | None, typer.Option(help="Minutes of each training; default: as `train`.")] = None,
     steps: Annotated[int | None, typer.Option(help="Length of each training in steps, instead of minutes.")] = None,
@@ -280,9 +273,9 @@ def accuracy_command(
     A row is a model, or a change of its settings, each with every seed on every data set. Given again, an interrupted
     benchmark goes on where it ended. The table, OUT/accuracy.md and .csv, holds all that OUT holds.
     """
-    chosen = [row.strip() for row in rows.split(",")]
+    chosen = [row.strip() for row in models.split(",")]
     accuracy(
-        data, out=out, rows=chosen, seeds=[int(seed) for seed in seeds.split(",")], minutes=minutes, steps=steps,
+        data, out=out, models=chosen, seeds=[int(seed) for seed in seeds.split(",")], minutes=minutes, steps=steps,
         device=device, threads=threads, readme=readme,
     )  # fmt: skip
 
@@ -340,6 +333,23 @@ def generation_command(
     OUT/generation.md and the samples as PNG.
     """
     generation(run, out=out, size=size, readme=readme)
+
+
+@app.command("robustness")
+def robustness_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a calibrated run, or a bundle.")],
+    data: Annotated[list[Path], typer.Option(help="Data set in MVTec layout; may be repeated.")],
+    out: Out = OUT,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    readme: Readme = None,
+) -> None:
+    """Measure what light, noise, focus, compression and magnification do to a detector.
+
+    The test images are changed and evaluated as they are: pixel and image AUROC, and false alarms at the thresholds of
+    the unchanged calibration. Writes OUT/robustness.md.
+    """
+    robustness(run, data, out=out, device=device, threads=threads, readme=readme)
 
 
 @app.command("proxy")

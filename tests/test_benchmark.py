@@ -8,24 +8,35 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_gan.benchmarking import FIGURES, between, csv_of, figure, generation_table, held_pixels, markdown, sheet
-from anomalib_gan.runtime.files import sha256_file, write_json
+from anomalib_gan.accuracy import csv_of, figure, markdown, place_of
+from anomalib_gan.benchmarking import between, generation_table, held_pixels, sheet
+from anomalib_gan.runtime.files import read_json, sha256_file, write_json
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 
 
-def one(row, seed, auroc):
+def figures(auroc):
+    return {
+        "pixel": dict.fromkeys(("auroc", "ap", "aupro", "f1_max", "tpr_at_5_fpr"), auroc),
+        "per_image": {"auroc": auroc},
+        "image_auroc": None,
+        "large_defects_hit": 0.5,
+        "normal_pixels_above": 0.01,
+    }
+
+
+def one(row, seed, auroc, **views):
     return {
         "data": "set",
         "row": row,
         "seed": seed,
-        "pixel": dict.fromkeys(FIGURES, auroc),
-        "per_image": {"auroc": auroc},
-        "image_auroc": None,
+        **figures(auroc),
+        "views": {name: figures(value) for name, value in views.items()},
+        "proxy": 0.7,
         "seconds": 90.0,
         "steps": 7,
+        "parameters": 1234,
         "ms_per_megapixel": 12.0,
-        "alphas": {},
         "card": {
             "settings": {"threads": 2, "minutes": 15.0, "steps": None},
             "machine": {"processor": "x86_64", "cores": 2, "gpu": None},
@@ -35,14 +46,29 @@ def one(row, seed, auroc):
 
 
 def test_the_table_gives_means_spreads_and_the_commands_that_made_it():
-    text = markdown([one("detector", 0, 0.9), one("detector", 2, 0.8), one("source mode", 0, None)])
+    found = [
+        one("detector", 0, 0.9, critic=0.7),
+        one("detector", 2, 0.8, critic=0.6),
+        one("source mode", 0, None, **{"alpha 0": 0.25, "alpha 0.5": 0.5}),
+    ]
+    text = markdown(found)
     assert "| detector | 0, 2 | 0.8500 (spread 0.1000) |" in text
+    assert "| - critic | 0, 2 | 0.6500 (spread 0.1000) |" in text
     assert "| source mode | 0 | undefined |" in text
-    assert "--data set --rows 'detector' --seeds 0,2 --minutes 15 --threads 2" in text
+    assert "Pixel AUROC of source mode by alpha: 0: 0.2500, 0.5: 0.5000." in text
+    assert "--data set --models 'detector' --seeds 0,2 --minutes 15 --threads 2" in text
     assert "2026-01-02; x86_64, 2 cores, no GPU" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1
-    assert len(csv_of([one("detector", 0, 0.9)]).splitlines()) == 2
+    lines = csv_of(found).splitlines()
+    assert len(lines) == 1 + 3 + 4 and len({line.count(",") for line in lines}) == 1
+
+
+def test_rows_have_places_of_their_own(tmp_path):
+    from anomalib_gan.accuracy import ROWS
+
+    places = {place_of(tmp_path, "set", row, seed) for row in ROWS for seed in (0, 1)}
+    assert len(places) == 2 * len(ROWS) and {place.parent for place in places} == {tmp_path / "set"}
 
 
 def test_figures():
@@ -81,21 +107,35 @@ def test_the_table_of_samples_has_a_row_for_each_size_and_the_sheet_all_samples(
 
 
 @pytest.mark.slow
-def test_a_benchmark_trains_once_and_sweeps_alpha(tmp_path):
-    from pipelines.benchmark import ALPHAS, accuracy, generation, proxy
+def test_a_benchmark_trains_once_and_evaluates_every_mixture(tmp_path):
+    from anomalib_gan.accuracy import ALPHAS, MIXTURES
+    from pipelines.benchmark import accuracy, generation, proxy
 
     readme = tmp_path / "README.md"
     readme.write_text("<!-- accuracy -->\n<!-- /accuracy -->\n", encoding="utf-8")
-    settings = {"out": tmp_path / "out", "rows": ["source mode"], "steps": 3, "threads": 1, "readme": readme}
-    table = accuracy([SAMPLES], **settings)
-    assert "| source mode | 0 |" in table.read_text(encoding="utf-8")
-    assert all(f" {alpha}: " in readme.read_text(encoding="utf-8") for alpha in ALPHAS)
-    run = tmp_path / "out" / "data_samples" / "source-mode-0"
+    settings = {"out": tmp_path / "out", "models": ["source mode", "half as wide"], "steps": 3, "threads": 1}
+    table = accuracy([SAMPLES], **settings, readme=readme)
+    text = table.read_text(encoding="utf-8")
+    assert "| source mode | 0 |" in text and text.strip() in readme.read_text(encoding="utf-8")
+    assert all(f" {alpha:g}: " in text for alpha in ALPHAS)
+    run = tmp_path / "out" / "data_samples" / "half-as-wide-0"
+    found = read_json(run / "benchmark.json")
+    assert set(found["views"]) == set(MIXTURES) and found["classes"].keys() == {
+        "bead",
+        "charging",
+        "dust",
+        "film",
+        "fused",
+    }
+    alone = [found["views"][name]["pixel"]["auroc"] for name in MIXTURES]
+    assert len({*alone, found["pixel"]["auroc"]}) == len(MIXTURES) + 1  # each mixture is another map
     before = (run / "checkpoint.pt").stat().st_mtime_ns
     accuracy([SAMPLES], **settings)
     assert (run / "checkpoint.pt").stat().st_mtime_ns == before
     told = generation(run, out=tmp_path, size=(96, 128)).read_text(encoding="utf-8")
     assert "| sample | 64x64 |" in told and "| normal image, phases shuffled | 128x96 |" in told
-    assert {"map"} <= set(found := proxy(run)) and all(0 <= value <= 1 for value in found.values())
+    judged = proxy(run)
+    assert {"map", "critic"} <= set(judged) and all(0 <= value <= 1 for value in judged.values())
+    assert judged["map"] == found["proxy"]
     with pytest.raises(ValueError, match="no row is called"):
-        accuracy([SAMPLES], out=tmp_path, rows=["best"])
+        accuracy([SAMPLES], out=tmp_path, models=["best"])

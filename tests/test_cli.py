@@ -113,7 +113,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("evaluate {0}/run {0}/nowhere", "nowhere has no folder 'test'"),
         ("benchmark speed {0}/nowhere --out {0}/x", "is neither a run's folder nor a bundle"),
         ("benchmark proxy {0}/nowhere", "nowhere does not exist: train a model first"),
-        ("benchmark accuracy --data {0}/nowhere --rows best --out {0}/x", "no row is called 'best': choose from"),
+        ("benchmark accuracy --data {0}/nowhere --models best --out {0}/x", "no row is called 'best': choose from"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_mend(cli: Cli, place: Path, arguments: str, told: str) -> None:

@@ -223,8 +223,17 @@ class FCBiGAN(Model):
         return self.relative(self.components(s))
 
     def relative(self, field: Tensor) -> Tensor:
-        found = blur(field, self.kernel)
+        found = self.pooled(field)
         return found if self.score == "source" else (found - along(self.mean, found)) / along(self.spread, found)
+
+    def pooled(self, field: Tensor) -> Tensor:
+        """`components`, smoothed. Of the critic's log-odds the odds are averaged, not their logarithms: a pit that
+        fills a small part of the window must not drown in the certainty around it that all is well.
+        """
+        if self.score == "source":
+            return blur(field, self.kernel)
+        found = blur(torch.cat((field[:, :1].clamp(-30, 30).exp(), field[:, 1:]), 1), self.kernel)
+        return torch.cat((found[:, :1].log(), found[:, 1:]), 1)
 
     def anomaly_map(self, x: Tensor) -> Tensor:
         found = self.standardised(shrink(x, self.shrink))
@@ -263,7 +272,7 @@ class FCBiGAN(Model):
 
     def standardise(self, fields: Sequence[Tensor]) -> None:
         """Mean and spread of the smoothed components of normal images, by distance from the edge."""
-        fields = [blur(field, self.kernel) for field in fields]
+        fields = [self.pooled(field) for field in fields]
         depth = torch.cat([depths(field).flatten() for field in fields])
         values = torch.cat([field.flatten(2)[0] for field in fields], 1)
         for ring in range(RINGS + 1):

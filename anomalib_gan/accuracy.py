@@ -1,0 +1,174 @@
+"""How accurate detectors are on labelled data: the rows of the benchmark, what is measured of each run, the table.
+
+A row is a model and what differs from its defaults. Some rows need no training of their own: they are the map of
+another row's run, mixed otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from anomalib_gan.benchmarking import held_pixels, per_megapixel
+from anomalib_gan.export import TorchBackend
+from anomalib_gan.model import Model
+from anomalib_gan.proxy import proxy
+from anomalib_gan.runtime.card import read_card
+from anomalib_gan.runtime.inspector import Inspector
+
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "detector": ("fcbigan", {}),
+    "adversarial weight 0": ("fcbigan", {"adversarial": 0.0}),
+    "without negatives": ("fcbigan", {"negatives": 0.0}),
+    "L1 instead of SSIM": ("fcbigan", {"norm": "l1"}),
+    "L2 instead of SSIM": ("fcbigan", {"norm": "l2"}),
+    "working scale 1": ("fcbigan", {"shrink": 1, "patch": 96}),
+    "working scale 1/4": ("fcbigan", {"shrink": 4, "patch": 384}),
+    "half as wide": ("fcbigan", {"width": 32}),
+    "source mode": ("fcbigan_source", {}),
+    "ae": ("ae", {}),
+    "sparse_coding": ("sparse_coding", {}),
+}
+ALPHAS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+# Mixtures of (critic, residual, likelihood) that are evaluated beside the one that was found.
+MIXTURES = {
+    "critic alone": (1.0, 0.0, 0.0),
+    "residual alone": (0.0, 1.0, 0.0),
+    "likelihood alone": (0.0, 0.0, 1.0),
+    "alpha 0.75": (0.75, 0.25, 0.0),
+}
+FIGURES = {"auroc": "pixel AUROC", "aupro": "AUPRO", "tpr_at_5_fpr": "TPR at 5 % FPR"}
+Evaluate = Callable[[Inspector, Path], dict[str, Any]]
+
+
+def measured(run: Path, inspector: Inspector, evaluate: Evaluate, tell: Callable[[str], None]) -> dict[str, Any]:
+    """All that the table holds of a calibrated run. `evaluate(inspector, out)` evaluates on the data set.
+
+    "views" holds the same figures for the mixtures of the map beside the one found: of source mode every alpha of
+    ALPHAS, of other detectors those of MIXTURES.
+    """
+    backend = inspector.backend
+    assert isinstance(backend, TorchBackend)
+    model: Model = backend.graph.model
+    found, card = summary(evaluate(inspector, run / "evaluation")), read_card(run)
+    views = {}
+    weights = getattr(model, "weights", None)
+    if weights is not None:
+        kept = weights.clone()
+        source = card["spec"]["name"] == "fcbigan_source"
+        mixtures = {f"alpha {alpha:g}": (alpha, 1 - alpha, 0.0) for alpha in ALPHAS} if source else MIXTURES
+        for name, mixture in mixtures.items():
+            weights.copy_(torch.tensor(mixture))
+            views[name] = summary(evaluate(inspector, run / "evaluation" / name.replace(" ", "-")))
+        weights.copy_(kept)
+    normals = [torch.from_numpy(pixels).float().permute(2, 0, 1)[None] for pixels in held_pixels(run, tell)]
+    return {
+        **found,
+        "views": views,
+        "proxy": proxy(model, normals)["map"],
+        "steps": card["steps"],
+        "seconds": card["duration_s"],
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "ms_per_megapixel": per_megapixel(inspector),
+    }
+
+
+def summary(report: dict[str, Any]) -> dict[str, Any]:
+    """What an evaluation gives the table: figures over all pixels, over images, of whole images, of large defects."""
+    overall = report["overall"]
+    return {key: overall[key] for key in ("pixel", "per_image", "image_auroc", "large_defects_hit")} | {
+        "normal_pixels_above": overall["normal_pixels_above"],
+        "classes": {kind: one["pixel"]["auroc"] for kind, one in report["classes"].items() if kind != "good"},
+    }
+
+
+HEADS = (
+    *("row", "seeds", *FIGURES.values(), "AUROC, mean over images", "image AUROC", "defects > 400 px hit"),
+    *("normal pixels above", "proxy", "training", "steps", "parameters", "ms per Mpx"),
+)
+
+
+def markdown(found: Sequence[dict[str, Any]]) -> str:
+    """One table per data set, with the commands that give its rows: mean over seeds and, from two seeds on, the spread
+    (largest minus smallest). `found`: what each run measured, and its card under "card".
+    """
+    lines = []
+    for data in dict.fromkeys(one["data"] for one in found):
+        here = [one for one in found if one["data"] == data]
+        lines += [f"**{data}**", "", "| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
+        commands, sweeps = [], []
+        for row in dict.fromkeys(one["row"] for one in here):
+            group = [one for one in here if one["row"] == row]
+            settings = group[0]["card"]["settings"]
+            threads = settings["threads"]
+            cost = [
+                f"{mean(one['seconds'] for one in group) / 60:.1f} min, {threads} thread{'s' * (threads > 1)}",
+                f"{mean(one['steps'] for one in group):.0f}",
+                f"{group[0]['parameters']:,}",
+                f"{mean(one['ms_per_megapixel'] for one in group):.0f}",
+            ]
+            seeds = ", ".join(str(one["seed"]) for one in group)
+            lines.append(table_row(row, seeds, group, [figure([one["proxy"] for one in group]), *cost]))
+            views = list(group[0]["views"])
+            if row == "source mode":
+                values = ", ".join(
+                    f"{name.removeprefix('alpha ')}: {figure([one['views'][name]['pixel']['auroc'] for one in group])}"
+                    for name in views
+                )
+                sweeps.append(f"Pixel AUROC of {row} by alpha: {values}.")
+            elif row == "detector":
+                for name in views:
+                    lines.append(table_row(f"- {name}", seeds, [one["views"][name] for one in group], [""] * 5))
+            length = f"--steps {settings['steps']}" if settings["steps"] else f"--minutes {settings['minutes']:g}"
+            commands.append(
+                f"    anomalib-gan benchmark accuracy --data {data} --models '{row}' "
+                f"--seeds {seeds.replace(' ', '')} {length} --threads {threads}"
+            )
+        machine = here[0]["card"]["machine"]
+        told = f"{machine['processor']}, {machine['cores']} cores, " + (machine["gpu"] or "no GPU")
+        dates = sorted({str(one["card"]["started"])[:10] for one in here})
+        lines += [line for sweep in sweeps for line in ("", sweep)]
+        lines += ["", *commands, "", f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {told}.", ""]
+    return "\n".join(lines)
+
+
+def table_row(name: str, seeds: str, group: Sequence[dict[str, Any]], rest: Sequence[str]) -> str:
+    cells = [name, seeds, *(figure([one["pixel"][key] for one in group]) for key in FIGURES)]
+    cells.append(figure([one["per_image"]["auroc"] for one in group]))
+    cells += [figure([one[key] for one in group]) for key in HEADS_OF_IMAGES]
+    return "| " + " | ".join([*cells, *rest]) + " |"
+
+
+HEADS_OF_IMAGES = ("image_auroc", "large_defects_hit", "normal_pixels_above")
+
+
+def figure(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "undefined"
+    spread = f" (spread {max(known) - min(known):.4f})" if len(known) > 1 else ""
+    return f"{mean(known):.4f}{spread}"
+
+
+def csv_of(found: Sequence[dict[str, Any]]) -> str:
+    """Every run and, below it, its mixtures, a line each."""
+    pixel = ("auroc", "ap", "aupro", "f1_max", "tpr_at_5_fpr")
+    cost = ("proxy", "seconds", "steps", "parameters", "ms_per_megapixel")
+    lines = [",".join(["data", "row", "seed", "mixture", *pixel, "per_image_auroc", *HEADS_OF_IMAGES, *cost])]
+    for one in found:
+        for mixture, values in {"": one, **one["views"]}.items():
+            cells = [one["data"], one["row"], one["seed"], mixture, *(values["pixel"][key] for key in pixel)]
+            cells += [values["per_image"]["auroc"], *(values[key] for key in HEADS_OF_IMAGES)]
+            cells += [values.get(key) for key in cost]
+            lines.append(",".join("" if cell is None else str(cell) for cell in cells))
+    return "\n".join(lines) + "\n"
+
+
+def place_of(out: Path, data: str | os.PathLike[str], row: str, seed: int) -> Path:
+    """Where the run of a row lies."""
+    return out / Path(data).resolve().name / f"{row.replace(' ', '-').replace('/', '-of-')}-{seed}"
