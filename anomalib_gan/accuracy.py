@@ -6,6 +6,7 @@ another row's run, mixed otherwise.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,13 +60,15 @@ def measured(run: Path, inspector: Inspector, evaluate: Evaluate, tell: Callable
     views = {}
     weights = getattr(model, "weights", None)
     if weights is not None:
-        kept = weights.clone()
+        kept, kept_limit = weights.clone(), getattr(model, "limit", math.inf)
         source = card["spec"]["name"] == "fcbigan_source"
         mixtures = {f"alpha {alpha:g}": (alpha, 1 - alpha, 0.0) for alpha in ALPHAS} if source else MIXTURES
         for name, mixture in mixtures.items():
             weights.copy_(torch.tensor(mixture))
+            setattr(model, "limit", math.inf if name == "residual alone" else kept_limit)  # noqa: B010
             views[name] = summary(evaluate(inspector, run / "evaluation" / name.replace(" ", "-")))
         weights.copy_(kept)
+        setattr(model, "limit", kept_limit)  # noqa: B010
     normals = [torch.from_numpy(pixels).float().permute(2, 0, 1)[None] for pixels in held_pixels(run, tell)]
     return {
         **found,

@@ -61,7 +61,9 @@ def blob(x: Tensor) -> Tensor:
     """Level set of smooth noise that covers 2 to 25 % of the patch, its edge 3 pixels soft."""
     height, width = x.shape[-2:]
     field = smooth_noise(height, width, uniform(12, 48), x)
-    level = torch.quantile(field.flatten(), 1 - uniform(0.02, 0.25))
+    level = torch.quantile(
+        field[..., ::2, ::2].flatten(), 1 - uniform(0.02, 0.25)
+    )  # a quarter of them, four times faster
     return blurred((field > level).to(x.dtype), 1)
 
 
@@ -266,13 +268,19 @@ def spoil(
 
 
 def visible(change: Tensor, opacity: Tensor, sigma: Tensor) -> Tensor:
-    """Where a change (N, C, H, W) under an opacity (N, 1, H, W) stands out from noise of `sigma` (1, C, 1, 1), bool.
+    """Where a change (N, C, H, W) under an opacity (N, 1, H, W) stands out from noise of `sigma` (1, C, 1, 1): 0 or 1.
 
-    Compared is the mean square over what was laid over within four pixels.
+    Compared is the mean square over what was laid over, in blocks of 4 x 4 pixels and their neighbours.
     """
     where = (opacity > SPOILT).to(change.dtype)
-    power, area = blurred(change.square() * where, 4), blurred(where, 4)
-    return (power > VISIBLE * sigma.square() * area).any(1, keepdim=True)
+    sums = avg_pool2d(torch.cat((change.square() * where, where), 1), 4, ceil_mode=True, divisor_override=1)
+    sums = avg_pool2d(sums, 3, stride=1, padding=1, divisor_override=1)
+    seen = (sums[:, :-1] > VISIBLE * sigma.square() * sums[:, -1:]).any(1, keepdim=True)
+    return (
+        seen.to(change.dtype)
+        .repeat_interleave(4, -2)
+        .repeat_interleave(4, -1)[..., : change.shape[-2], : change.shape[-1]]
+    )
 
 
 def noise(x: Tensor) -> Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -10,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_gan import evaluation as ev
-from anomalib_gan.labelled import Sample, read_mask
+from anomalib_gan.data import normal_files
+from anomalib_gan.labelled import Sample, find_samples, read_mask
 from anomalib_gan.runtime.image import open_image
 from anomalib_gan.runtime.inspector import Inspection, Inspector
 
@@ -119,6 +123,43 @@ def robustness(
             }
         )
     return found
+
+
+def contaminated(
+    dataset: str | os.PathLike[str], out: str | os.PathLike[str], share: float = 0.05, seed: int = 0
+) -> tuple[Path, Path]:
+    """Two data sets out of one, "clean" and "dirty" in `out`: the second has defective images among the normal ones.
+
+    `share` of the dirty training images, at least one, are defective test images; neither data set tests on those. The
+    files are links to those of `dataset` (MVTec layout). ValueError where so many would leave no defective image.
+    """
+    root, folder = Path(dataset).resolve(), Path(out)
+    samples, _ = find_samples(root)
+    normal = normal_files(root)
+    defective = [sample for sample in samples if not sample.normal]
+    count = max(1, round(share / (1 - share) * len(normal)))
+    if not 0 < share < 1 or count >= len(defective):
+        raise ValueError(
+            f"{share:g} of {len(normal)} training images are {count} defective ones, of which {root} has "
+            f"{len(defective)}: choose a smaller share"
+        )
+    order = np.random.default_rng(seed).permutation(len(defective))[:count]
+    moved = [defective[i] for i in sorted(order.tolist())]
+    for name in ("clean", "dirty"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        links = {f"train/good/{path.name}": path for path in normal}
+        if name == "dirty":
+            links |= {f"train/good/moved_{one.kind}_{one.image.name}": one.image for one in moved}
+        for one in samples:
+            if one not in moved:
+                links[f"test/{one.kind}/{one.image.name}"] = one.image
+                if one.mask is not None:
+                    links[f"ground_truth/{one.kind}/{one.mask.name}"] = one.mask
+        for place, path in links.items():
+            link = folder / name / place
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+    return folder / "clean", folder / "dirty"
 
 
 def markdown(found: Sequence[dict[str, Any]]) -> str:

@@ -223,6 +223,31 @@ def robustness(
     return Path(out) / "robustness.md"
 
 
+def dirty(
+    data: str | os.PathLike[str],
+    *,
+    share: float = 0.05,
+    out: str | os.PathLike[str] = "runs/benchmark",
+    seed: int = 0,
+    minutes: float | None = None,
+    steps: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Path:
+    """The detector trained with and without defective images among the normal ones, as rows of `accuracy`.
+
+    The two data sets, of links, lie in out/dirty-DATA; see `anomalib_gan.robustness.contaminated`.
+    """
+    from anomalib_gan.robustness import contaminated
+
+    place = Path(out) / f"dirty-{Path(data).resolve().name}"
+    both = contaminated(data, place / "data", share, seed)
+    return accuracy(
+        both, out=place, models=("detector",), seeds=(seed,), minutes=minutes, steps=steps, device=device,
+        threads=threads,
+    )  # fmt: skip
+
+
 # --- the commands ----------------------------------------------------------------------------------------------------
 
 app = typer.Typer(no_args_is_help=True)
@@ -233,8 +258,8 @@ def group() -> None:
     """Measure what a detector is worth, into tables that a README can hold.
 
     `accuracy` trains and evaluates on labelled data, `speed` times bundles and runs, `generation` compares what a run
-    draws with its material, `robustness` changes light, noise, focus and magnification, `proxy` judges the maps of a
-    run where there is no real defect.
+    draws with its material, `robustness` changes light, noise, focus and magnification, `dirty` spoils the training
+    images, `proxy` judges the maps of a run where there is no real defect.
     """
 
 
@@ -350,6 +375,25 @@ def robustness_command(
     the unchanged calibration. Writes OUT/robustness.md.
     """
     robustness(run, data, out=out, device=device, threads=threads, readme=readme)
+
+
+@app.command("dirty")
+def dirty_command(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Data set in MVTec layout.")],
+    share: Annotated[float, typer.Option(help="Share of the training images that are defective.")] = 0.05,
+    out: Out = OUT,
+    seed: Annotated[int, typer.Option(help="Seed of the training and of which images are moved.")] = 0,
+    minutes: Annotated[float | None, typer.Option(help="Minutes of each training; default: as `train`.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Length of each training in steps, instead of minutes.")] = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+) -> None:
+    """Measure what defective images among the normal ones cost.
+
+    Defective test images are moved to the training images, and the detector is trained with and without them; both are
+    tested on the rest. Given again, an interrupted measurement goes on. Writes OUT/dirty-DATA/accuracy.md.
+    """
+    dirty(data, share=share, out=out, seed=seed, minutes=minutes, steps=steps, device=device, threads=threads)
 
 
 @app.command("proxy")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from anomalib_gan.labelled import find_samples
-from anomalib_gan.robustness import CHANGES, markdown, noise, robustness
+from anomalib_gan.robustness import CHANGES, contaminated, markdown, noise, robustness
 from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.inspector import Inspector
 
@@ -65,3 +65,19 @@ def test_the_table_compares_the_changed_images_with_the_unchanged():
     assert len(lines) == 2 + len(names) and "| +0.0000 |" in lines[2]
     uncalibrated = robustness(Inspector(Bright()), samples[:1], ("none",))[0]
     assert uncalibrated["false_alarms"] is None and "undefined" in markdown([uncalibrated])
+
+
+def test_a_dirty_set_has_defects_to_train_on_and_both_sets_the_same_test(tmp_path):
+    clean, dirty = contaminated(SAMPLES, tmp_path, share=0.3, seed=1)
+    names = lambda folder: {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}  # noqa: E731
+    more = names(dirty) - names(clean)
+    assert names(clean) < names(dirty) and len(more) == round(0.3 / 0.7 * 6)
+    assert all(name.startswith("train/good/moved_") for name in more)
+    whole, rest = find_samples(SAMPLES)[0], find_samples(dirty)[0]
+    assert len(rest) == len(whole) - len(more)
+    moved = {(dirty / name).resolve() for name in more}
+    assert moved.isdisjoint(one.image.resolve() for one in rest)
+    assert contaminated(SAMPLES, tmp_path, share=0.3, seed=1) == (clean, dirty)  # again, over what is there
+    assert names(dirty) - names(clean) == more
+    with pytest.raises(ValueError, match="choose a smaller share"):
+        contaminated(SAMPLES, tmp_path, share=0.7)

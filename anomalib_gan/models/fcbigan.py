@@ -66,6 +66,7 @@ class FCBiGAN(Model):
     texture = 0.3  # weight of what G descends so that its samples have the images' power spectrum and grey levels
     penalised: Literal["both", "encoder"] = "both"  # who descends the reconstruction penalty
     cell = 4  # working pixels to a pixel of the raw map: D's stride
+    limit = 1.0  # of the standardised residual
 
     def __init__(
         self,
@@ -218,13 +219,18 @@ class FCBiGAN(Model):
         """`components`, smoothed, with mean 0 and spread 1 on normal images; in source mode without that.
 
         At the edge of an image a network sees less and is less sure, of normal images as well, so mean and spread are
-        those of the same distance from the edge.
+        those of the same distance from the edge. The residual's long tails on normal images are cut at `limit`: it may
+        tip the scales, but no threshold has to be set by it.
         """
         return self.relative(self.components(s))
 
     def relative(self, field: Tensor) -> Tensor:
         found = self.pooled(field)
-        return found if self.score == "source" else (found - along(self.mean, found)) / along(self.spread, found)
+        if self.score == "source":
+            return found
+        found = (found - along(self.mean, found)) / along(self.spread, found)
+        critic, residual, surprise = found.split(1, 1)
+        return torch.cat((critic, residual.clamp(-self.limit, self.limit), surprise), 1)
 
     def pooled(self, field: Tensor) -> Tensor:
         """`components`, smoothed. Of the critic's log-odds the odds are averaged, not their logarithms: a pit that

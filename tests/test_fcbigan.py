@@ -1,0 +1,89 @@
+"""What the detector finds by itself, and how its map is put together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import avg_pool2d
+
+from anomalib_gan.models import build
+from anomalib_gan.models.fcbigan import RINGS, SHARE, SIGMAS, along, depths, lost
+from anomalib_gan.residuals import gaussian
+
+SMALL = {"width": 8, "code": 4, "patch": 64}
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 15), (3, 20), (1, 1)])
+def test_depths_are_distances_from_the_edge(height, width):
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    expected = torch.stack((rows, columns, height - 1 - rows, width - 1 - columns)).amin(0).clamp(max=RINGS)
+    found = depths(torch.randn(2, 3, height, width))
+    assert torch.allclose(found[0, 0], expected.float(), atol=1e-4)
+    values = torch.rand(3, RINGS + 1)
+    assert torch.allclose(along(values, torch.zeros(1, 3, height, width))[0], values[:, expected], atol=1e-4)
+
+
+@torch.no_grad()
+def test_edges_are_standardised_by_themselves_and_the_residuals_tails_are_cut():
+    model = build("fcbigan", **SMALL, alpha=0.75, smoothing=2.0).eval()
+    torch.manual_seed(0)
+    fields = [torch.randn(1, 3, 40, 50) * torch.tensor([1.0, 3.0, 2.0])[:, None, None] for _ in range(20)]
+    for field in fields:
+        field[..., 0, :] += 5  # the top edge is always hotter
+        field[..., -1, :] += 5
+        field[..., :, 0] += 5
+        field[..., :, -1] += 5
+    model.standardise(fields)
+    found = torch.cat([model.relative(field) for field in fields])
+    edge, middle = found[..., 0, :], found[..., 10:30, 10:30]
+    assert edge[:, 0].mean().abs() < 0.2 and middle[:, 0].mean().abs() < 0.1
+    assert edge[:, 0].std() == pytest.approx(1, abs=0.25) and middle[:, 2].std() == pytest.approx(1, abs=0.1)
+    assert found[:, 1].abs().max() == model.limit == 1 and found[:, 0].max() > 2
+
+
+@torch.no_grad()
+def test_a_pit_does_not_drown_in_certainty():
+    """A hundredth of a window with log-odds 4 among -8: the mean of the odds is decided by the pit."""
+    model = build("fcbigan", **SMALL, alpha=1.0, smoothing=6.0).eval()
+    field = torch.full((1, 3, 31, 31), -8.0)
+    field[..., 15, 15] = 4.0
+    weight = float(gaussian(1.5, field).max() ** 2)
+    assert float(model.pooled(field)[0, 0, 15, 15]) == pytest.approx(4 + torch.tensor(weight).log().item(), abs=0.01)
+    assert float(model.pooled(field)[0, 1, 15, 15]) == pytest.approx(-8 + 12 * weight, abs=0.01)  # a plain mean
+
+
+@torch.no_grad()
+def test_settling_finds_smoothing_and_mixing_and_given_ones_stay():
+    torch.manual_seed(0)
+    normals = [avg_pool2d(torch.randn(1, 1, 260, 260), 5, 1, 2)[..., 2:258, 2:258].clamp(-1, 1) for _ in range(3)]
+    found = build("fcbigan", **SMALL)
+    found.settle(normals)
+    assert found.found["smoothing"] in SIGMAS and 1 - SHARE <= found.found["alpha"] <= 1
+    alpha = found.found["alpha"]
+    assert torch.allclose(found.weights, torch.tensor([alpha, 1 - alpha, 0.0]), atol=1e-6)
+    kept = found.kernel.clone()
+    found.settle(normals)
+    assert torch.equal(found.kernel, kept)  # the same images, the same settings
+    given = build("fcbigan", **SMALL, alpha=0.6, smoothing=3.0, likelihood=0.1)
+    given.settle(normals)
+    assert given.found == {}
+    assert torch.allclose(given.weights, torch.tensor([0.6, 0.4, 0.1]))
+    assert given.kernel.sum() == pytest.approx(1) and given.kernel.max() == gaussian(0.75, given.kernel).max()
+    useless = build("fcbigan", **SMALL, smoothing=2.0)
+    useless.limit = 0.0  # a residual that says nothing
+    useless.settle(normals)
+    assert useless.found["alpha"] == 1
+
+
+def test_the_working_scale_fits_the_images():
+    torch.manual_seed(0)
+    fine = avg_pool2d(torch.randn(1, 1, 900, 900), 3, 1, 1).clamp(-1, 1)
+    smooth = torch.nn.functional.interpolate(fine[..., :150, :150], scale_factor=6.0, mode="bicubic").clamp(-1, 1)
+    suggest = type(build("fcbigan", **SMALL)).suggest
+    assert suggest([fine[0][None]]) == {"shrink": 2, "patch": 192}
+    assert suggest([smooth]) == {"shrink": 4, "patch": 384}
+    assert suggest([fine[..., :150, :300]] * 3) == {"shrink": 1, "patch": 96}
+    assert lost(smooth) < 0.05 < lost(fine)
+    noisy = (smooth + 0.05 * torch.randn_like(smooth)).clamp(-1, 1)
+    assert lost(noisy) == pytest.approx(lost(smooth), abs=0.05)  # noise is not structure
+    assert type(build("fcbigan_source")).suggest([fine]) == {}
