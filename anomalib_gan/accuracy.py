@@ -30,7 +30,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "L2 instead of SSIM": ("fcbigan", {"norm": "l2"}),
     "working scale 1": ("fcbigan", {"shrink": 1, "patch": 96}),
     "working scale 1/4": ("fcbigan", {"shrink": 4, "patch": 384}),
-    "half as wide": ("fcbigan", {"width": 32}),
+    "twice as wide": ("fcbigan", {"width": 64}),
     "source mode": ("fcbigan_source", {}),
     "ae": ("ae", {}),
     "sparse_coding": ("sparse_coding", {}),

@@ -113,12 +113,12 @@ def test_a_benchmark_trains_once_and_evaluates_every_mixture(tmp_path):
 
     readme = tmp_path / "README.md"
     readme.write_text("<!-- accuracy -->\n<!-- /accuracy -->\n", encoding="utf-8")
-    settings = {"out": tmp_path / "out", "models": ["source mode", "half as wide"], "steps": 3, "threads": 1}
+    settings = {"out": tmp_path / "out", "models": ["source mode", "twice as wide"], "steps": 3, "threads": 1}
     table = accuracy([SAMPLES], **settings, readme=readme)
     text = table.read_text(encoding="utf-8")
     assert "| source mode | 0 |" in text and text.strip() in readme.read_text(encoding="utf-8")
     assert all(f" {alpha:g}: " in text for alpha in ALPHAS)
-    run = tmp_path / "out" / "data_samples" / "half-as-wide-0"
+    run = tmp_path / "out" / "data_samples" / "twice-as-wide-0"
     found = read_json(run / "benchmark.json")
     assert set(found["views"]) == set(MIXTURES) and found["classes"].keys() == {
         "bead",

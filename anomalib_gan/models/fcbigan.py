@@ -72,7 +72,7 @@ class FCBiGAN(Model):
         self,
         channels: int = 1,
         code: int = 16,
-        width: int = 64,
+        width: int = 32,
         patch: int = 192,
         shrink: int = 2,
         alpha: float | None = None,
