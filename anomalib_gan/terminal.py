@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -37,10 +37,10 @@ def note(text: str) -> None:
     plain(stderr=True).print(text)
 
 
-def track(things: Sequence[T]) -> Iterable[T]:
+def track(things: Iterable[T], total: int | None = None, what: str = "images") -> Iterable[T]:
     """The things, with a bar on standard error where that is a terminal."""
     console = Console(stderr=True)
-    return rich_track(things, "images", console=console, transient=True, disable=not console.is_terminal)
+    return rich_track(things, what, total=total, console=console, transient=True, disable=not console.is_terminal)
 
 
 @contextmanager

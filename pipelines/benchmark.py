@@ -259,7 +259,8 @@ def group() -> None:
 
     `accuracy` trains and evaluates on labelled data, `speed` times bundles and runs, `generation` compares what a run
     draws with its material, `robustness` changes light, noise, focus and magnification, `dirty` spoils the training
-    images, `proxy` judges the maps of a run where there is no real defect.
+    images, `stability` trains often and briefly with settings drawn at random, `proxy` judges the maps of a run where
+    there is no real defect.
     """
 
 
@@ -394,6 +395,26 @@ def dirty_command(
     tested on the rest. Given again, an interrupted measurement goes on. Writes OUT/dirty-DATA/accuracy.md.
     """
     dirty(data, share=share, out=out, seed=seed, minutes=minutes, steps=steps, device=device, threads=threads)
+
+
+@app.command("stability")
+def stability_command(
+    runs: Annotated[int, typer.Option(min=1, help="How many short trainings.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
+) -> None:
+    """Train the detector many times for a few rounds, with settings and materials drawn at random.
+
+    Ends with 1 where a loss, a gradient or a map was not finite, and says with which settings.
+    """
+    from anomalib_gan.stability import short_runs
+
+    bad = 0
+    for number, short in enumerate(terminal.track(short_runs(runs, seed), runs, "trainings")):
+        if short.trouble:
+            bad += 1
+            print(f"{number}: {short.material}, {short.params}: {short.trouble}")
+    print(f"{runs} short trainings, {bad} with values that are not finite or other trouble")
+    raise typer.Exit(1 if bad else 0)
 
 
 @app.command("proxy")

@@ -262,10 +262,10 @@ class FCBiGAN(Model):
         refresh(self, normals)
         shrunk = [shrink(x, self.shrink) for x in normals]
         codes = torch.cat([self.E(s).flatten(2)[0] for s in shrunk], 1).double()
-        covariance = torch.cov(codes)
-        ridge = 1e-3 * covariance.diagonal().mean() * torch.eye(self.code, device=codes.device)  # few, correlated codes
+        covariance = torch.cov(codes).reshape(self.code, self.code)
+        ridge = 1e-3 * covariance.diagonal().mean() + 1e-12  # codes may be few, correlated or all the same
         self.code_mean.copy_(codes.mean(1))
-        self.code_precision.copy_(torch.linalg.inv(covariance + ridge))
+        self.code_precision.copy_(torch.linalg.inv(covariance + ridge * torch.eye(self.code, device=codes.device)))
         if self.score == "source":
             return  # the formula as it stands: no standardisation
         z = torch.randn(16, self.code, 24, 24).to(self.mean)
