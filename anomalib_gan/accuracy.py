@@ -126,7 +126,8 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
                 sweeps.append(f"Pixel AUROC of {row} by alpha: {values}.")
             elif row == "detector":
                 for name in views:
-                    lines.append(table_row(f"- {name}", seeds, [one["views"][name] for one in group], [""] * 5))
+                    mixed = [one["views"][name] for one in group]
+                    lines.append(table_row(f"- {name}", seeds, mixed, [""] * 5, thresholds=False))
             length = f"--steps {settings['steps']}" if settings["steps"] else f"--minutes {settings['minutes']:g}"
             commands.append(
                 f"    anomalib-gan benchmark accuracy --data {data} --models '{row}' "
@@ -140,10 +141,14 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def table_row(name: str, seeds: str, group: Sequence[dict[str, Any]], rest: Sequence[str]) -> str:
+def table_row(
+    name: str, seeds: str, group: Sequence[dict[str, Any]], rest: Sequence[str], thresholds: bool = True
+) -> str:
+    """A row of the table; without `thresholds` where the calibration is that of another map."""
     cells = [name, seeds, *(figure([one["pixel"][key] for one in group]) for key in FIGURES)]
     cells.append(figure([one["per_image"]["auroc"] for one in group]))
-    cells += [figure([one[key] for one in group]) for key in HEADS_OF_IMAGES]
+    image, *others = (figure([one[key] for one in group]) for key in HEADS_OF_IMAGES)
+    cells += [image, *(others if thresholds else ["" for _ in others])]
     return "| " + " | ".join([*cells, *rest]) + " |"
 
 

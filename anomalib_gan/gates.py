@@ -73,7 +73,7 @@ class Agreement:
         return asdict(self)
 
 
-SAME = 1e-4  # for outputs beside the map, by their own range
+SAME = 1e-4  # for outputs beside the map, by their own range, and for ties of scores with thresholds
 LIMITS: dict[Precision, dict[str, tuple[str, float]]] = {
     "fp32": {"max_difference": ("below", 1e-4), "same_verdicts": ("at least", 1.0)},
     "fp16": {
@@ -174,6 +174,7 @@ def measure(
 ) -> Agreement:
     """Both detectors on the same crops of `images`, normal and spoilt.
 
+    A verdict that hangs on less than SAME of the normal map's scale counts as the same.
     Verdicts are those of `calibration` or, without one, of thresholds that are fitted to other normal crops.
     """
     clean = crops(images, reference, CROPS, "compare")
@@ -194,7 +195,7 @@ def measure(
         largest = max(largest, float(apart.max()))
         means.append(float(apart.mean()))
         ranked.append((one.map[::STEP, ::STEP].ravel(), other.map[::STEP, ::STEP].ravel()))
-        same += one.verdict == other.verdict
+        same += one.verdict == other.verdict or tied(one, calibration, SAME * (high - low))
     ours, theirs = (np.concatenate(maps) for maps in zip(*ranked, strict=True))
     return Agreement(
         crops=len(shown),
@@ -204,6 +205,15 @@ def measure(
         same_verdicts=same / len(shown),
         thresholds=thresholds,
     )
+
+
+def tied(one: Inspection, calibration: Calibration, tolerance: float) -> bool:
+    """Does the verdict hang on less than `tolerance`, that is on rounding?
+
+    A crop that also set the threshold lies on it.
+    """
+    deciding = ((one.score, calibration.review), (one.score, calibration.reject), (one.peak, calibration.pixel))
+    return any(abs(value - threshold) <= tolerance for value, threshold in deciding)
 
 
 def inspected(backend: Backend, shown: Sequence[Crop], calibration: Calibration | None) -> Iterator[Inspection]:
