@@ -83,8 +83,8 @@ class Model(nn.Module):
 def refresh(model: Model, normals: Sequence[Tensor], rounds: int = 16) -> None:
     """Batch-norm statistics that belong to the weights as they are.
 
-    anybody, on crops of the normal images, and the statistics of all rounds are averaged: the networks see the
-    mixture of real, spoilt and generated patches that they were trained on.
+    Rounds of the game are played without moving anybody, on crops of the normal images, and the statistics of all
+    rounds are averaged: the networks see the mixture of real, spoilt and generated patches that they were trained on.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
