@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
+from anomalib_gan.edges import RINGS, along, depths
 from anomalib_gan.models import build
-from anomalib_gan.models.fcbigan import RINGS, SHARE, SIGMAS, along, depths, lost
+from anomalib_gan.models.fcbigan import SHARE, SIGMAS
 from anomalib_gan.residuals import gaussian
+from anomalib_gan.scale import lost
 
 SMALL = {"width": 8, "code": 4, "patch": 64}
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, pad
 
-from anomalib_gan.corruption import SPOILT, corrupt, noise
+from anomalib_gan.corruption import SPOILT, corrupt
+from anomalib_gan.edges import RINGS, along, depths
 from anomalib_gan.grain import SIDE, drawn, equaliser, filtered, grain, unshrink
 from anomalib_gan.model import Model, Move, Player, refresh
 from anomalib_gan.nets import (
@@ -40,11 +41,9 @@ from anomalib_gan.objectives import OBJECTIVES
 from anomalib_gan.penalties import grey_gap, spectrum_gap
 from anomalib_gan.proxy import examples_of, generous
 from anomalib_gan.residuals import RESIDUALS, blur, gaussian
+from anomalib_gan.scale import SIDE_OF_PATCH, working_scale
 
-RINGS = 4  # of cells along the image's edge that are standardised each by itself
 SIGMAS = (2.0, 3.0, 4.0, 6.0)  # working px, among which the smoothing is found
-SIDE_OF_PATCH = 96  # working px
-LOST = 0.1
 SHARE = 0.25  # largest share of the residual in the map
 Norm = Literal["ssim", "l1", "l2"]
 Score = Literal["default", "source"]
@@ -135,14 +134,7 @@ class FCBiGAN(Model):
 
     @classmethod
     def suggest(cls, normals: Sequence[Tensor]) -> dict[str, Any]:
-        """The working scale: 1/2, which measured best on the proxy for both fibres and ground metal; 1/4 for images so
-        large and smooth that it loses at most LOST of their local contrast; 1 for images of less than two patches.
-        """
-        side = sorted(min(x.shape[-2:]) for x in normals)[len(normals) // 2]
-        scale = 1 if side < 2 * SIDE_OF_PATCH else 2
-        if side >= 8 * SIDE_OF_PATCH:
-            shares = sorted(lost(shrink(x, 2)) for x in normals[:: max(1, len(normals) // 8)])
-            scale = 4 if shares[len(shares) // 2] <= LOST else 2
+        scale = working_scale(normals)
         return {"shrink": scale, "patch": SIDE_OF_PATCH * scale}
 
     def players(self) -> dict[str, Player]:
@@ -334,41 +326,6 @@ class FCBiGAN(Model):
         z = torch.randn(n, self.code, height // self.stride - short, width // self.stride - short).to(self.mean)
         x = self.generate(z)
         return x if self.score == "source" else (x + drawn(self.grain, x)).clamp(-1, 1)
-
-
-def lost(s: Tensor) -> float:
-    """The share of the local contrast of (1, C, H, W) that is lost at half its scale, noise not counted.
-
-    Local is what differs from the mean of 16 x 16 pixels.
-    """
-    s = s[..., : s.shape[-2] // 16 * 16, : s.shape[-1] // 16 * 16]
-    variance = noise(s).square().mean()
-    gone = (s - near(shrink(s, 2), 2)).square().mean() - 0.75 * variance
-    local = (s - near(shrink(s, 16), 16)).square().mean() - variance
-    return float(gone / local) if local > 0 else 1.0
-
-
-def near(x: Tensor, factor: int) -> Tensor:
-    return x.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-
-
-def depths(field: Tensor) -> Tensor:
-    """Distance of every place of (N, C, h, w) from the edge, (1, 1, h, w), in places and at most RINGS."""
-    ones = torch.ones_like(field[:1, :1])
-    found = torch.zeros_like(ones)
-    for ring in range(1, RINGS + 1):
-        side = 2 * ring + 1  # a window that hangs over the edge by one row lacks 1 / side of its places, or more
-        found = found + (side * (avg_pool2d(ones, side, stride=1, padding=ring) - 1) + 1).clamp(0, 1)
-    return found
-
-
-def along(values: Tensor, field: Tensor) -> Tensor:
-    """(3, RINGS + 1) by distance from the edge -> (1, 3, h, w) for the places of a field, in between linear."""
-    depth, found = depths(field), values[:, :1, None]
-    for ring in range(RINGS):
-        step = (values[:, ring + 1] - values[:, ring])[:, None, None]
-        found = found + step * (depth - ring).clamp(0, 1)
-    return found
 
 
 class SourceFCBiGAN(FCBiGAN):
