@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -32,9 +33,18 @@ def choice(count: int) -> int:
 def smooth_noise(height: int, width: int, grain: float, like: Tensor) -> Tensor:
     """(1, 1, height, width) of unit variance, smooth over about `grain` pixels."""
     rows, columns = max(2, round(height / grain) + 1), max(2, round(width / grain) + 1)
-    noise = torch.randn(1, 1, rows, columns, device=like.device, dtype=like.dtype)
-    field = interpolate(noise, (height, width), mode="bicubic", align_corners=True)
-    return (field - field.mean()) / field.std().clamp_min(1e-6)
+    noise = torch.randn(rows, columns, device=like.device, dtype=like.dtype)
+    down, right = (between(*sizes, like.device, like.dtype) for sizes in ((rows, height), (columns, width)))
+    with torch.autocast(like.device.type, enabled=False):  # data, and no network's product
+        field = down @ noise @ right.T
+    return ((field - field.mean()) / field.std().clamp_min(1e-6))[None, None]
+
+
+@lru_cache(maxsize=128)
+def between(few: int, many: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(many, few): what makes `many` values of `few` by cubic interpolation; as a product it is far faster."""
+    identity = torch.eye(few, device=device, dtype=dtype)[None, None]
+    return interpolate(identity, (many, few), mode="bicubic", align_corners=True)[0, 0]
 
 
 def blurred(x: Tensor, radius: int) -> Tensor:
@@ -61,9 +71,8 @@ def blob(x: Tensor) -> Tensor:
     """Level set of smooth noise that covers 2 to 25 % of the patch, its edge 3 pixels soft."""
     height, width = x.shape[-2:]
     field = smooth_noise(height, width, uniform(12, 48), x)
-    level = torch.quantile(
-        field[..., ::2, ::2].flatten(), 1 - uniform(0.02, 0.25)
-    )  # a quarter of them, four times faster
+    few = field[..., ::2, ::2].flatten()
+    level = few.kthvalue(math.ceil((1 - uniform(0.02, 0.25)) * len(few))).values
     return blurred((field > level).to(x.dtype), 1)
 
 
