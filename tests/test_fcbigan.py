@@ -54,6 +54,16 @@ def test_a_pit_does_not_drown_in_certainty():
     assert float(model.pooled(field)[0, 1, 15, 15]) == pytest.approx(-8 + 12 * weight, abs=0.01)  # a plain mean
 
 
+def test_only_the_first_of_the_critics_moves_is_the_games():
+    model = build("fcbigan", **SMALL)
+    batches = iter(torch.randn(20, 8, 1, 64, 64).clamp(-1, 1))
+    moves = list(model.play(batches, 0.5))
+    assert [who for who, _ in moves] == ["critic"] * model.critic_steps + ["autoencoder"]
+    assert ["adv" in terms for who, terms in moves if who == "critic"] == [True] + [False] * (model.critic_steps - 1)
+    plain = build("fcbigan", **SMALL, negatives=0.0)
+    assert all("adv" in terms for who, terms in plain.play(batches, 0.5) if who == "critic")
+
+
 @torch.no_grad()
 def test_settling_finds_smoothing_and_mixing_and_given_ones_stay():
     torch.manual_seed(0)

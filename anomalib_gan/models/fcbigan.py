@@ -16,14 +16,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, pad
+from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, max_pool2d, pad
 
 from anomalib_gan.corruption import SPOILT, corrupt
 from anomalib_gan.edges import RINGS, along, depths
+from anomalib_gan.evaluation import HIT_SHARE, LARGE
 from anomalib_gan.grain import SIDE, drawn, equaliser, filtered, grain, unshrink
 from anomalib_gan.model import Model, Move, Player, refresh
 from anomalib_gan.nets import (
@@ -44,6 +46,8 @@ from anomalib_gan.residuals import RESIDUALS, blur, gaussian
 from anomalib_gan.scale import SIDE_OF_PATCH, working_scale
 
 SIGMAS = (2.0, 3.0, 4.0, 6.0)  # working px, among which the smoothing is found
+HITS = 0.1  # what hitting all large defects is worth beside a pixel AUROC of 1
+PEAKS = 0.95  # share of normal maps under the threshold of defects
 SHARE = 0.25  # largest share of the residual in the map
 Norm = Literal["ssim", "l1", "l2"]
 Score = Literal["default", "source"]
@@ -62,6 +66,7 @@ class FCBiGAN(Model):
     batch = 8
     critic_steps = 6  # moves of D to one of E and G
     lr = 2e-3
+    betas = (0.9, 0.99)  # of D's Adam: most of its moves are ordinary learning
     texture = 0.3  # weight of what G descends so that its samples have the images' power spectrum and grey levels
     penalised: Literal["both", "encoder"] = "both"  # who descends the reconstruction penalty
     cell = 4  # working pixels to a pixel of the raw map: D's stride
@@ -121,7 +126,7 @@ class FCBiGAN(Model):
         """E, G and D: padded, codes at stride 8, answers at stride 4."""
         widths = (width // 2, width, 3 * width // 2)
         encoding, drawing = encoder(self.channels, widths, self.code), generator(self.code, widths, self.channels)
-        return encoding, drawing, DenseCritic(self.channels, width, self.code, answers=2)
+        return encoding, drawing, DenseCritic(self.channels, width, self.code, answers=2 if self.negatives else 1)
 
     def smoothed(self, sigma: float) -> None:
         """The map is smoothed by `sigma` working pixels from here on."""
@@ -139,26 +144,27 @@ class FCBiGAN(Model):
 
     def players(self) -> dict[str, Player]:
         return {
-            "critic": Player((self.D,), self.lr, (0.5, 0.99)),
+            "critic": Player((self.D,), self.lr, self.betas),
             "autoencoder": Player((self.E, self.G), self.lr, (0.5, 0.99)),
         }
 
     def play(self, batches: Iterator[Tensor], progress: float) -> Iterator[Move]:
         D, E, G, objective = self.D, self.E, self.G, self.objective
-        for _ in range(self.critic_steps):
+        for turn in range(self.critic_steps):
             s = shrink(next(batches), self.shrink)
             clean, spoilt, opacity = self.with_negatives(s)
+            plays = turn == 0 or not self.negatives  # the game's moves are one to one; the others learn the negatives
             with torch.no_grad(), judged(E, G):
                 codes = E(torch.cat((clean, spoilt)))
-                z = torch.randn_like(codes[: len(clean)])
+                z = torch.randn_like(codes if plays else codes[:0])
                 fake = G(z)
             answers = D(torch.cat((clean, spoilt, fake)), torch.cat((codes, z)))
             real, negative, generated = answers.split((len(clean), len(spoilt), len(fake)))
-            terms = {"adv": objective.critic(real[:, -1:], generated[:, -1:])}
+            terms = {"adv": objective.critic(real[:, -1:], generated[:, -1:])} if plays else {}
             if self.negatives:
-                share = avg_pool2d((opacity > SPOILT).to(s.dtype), D.stride)  # of each answer's cell that is spoilt
+                cells = max_pool2d((opacity > SPOILT).to(s.dtype), D.stride)  # spoilt where any of their pixels is
                 odds = torch.cat((real, negative))[:, :1]
-                target = torch.cat((torch.ones_like(real[:, :1]), 1 - share))
+                target = torch.cat((torch.ones_like(real[:, :1]), 1 - cells))
                 terms["negatives"] = self.negatives * binary_cross_entropy_with_logits(odds, target)
             yield "critic", terms
 
@@ -283,15 +289,17 @@ class FCBiGAN(Model):
         """Smoothing and mixing, so far as they are not given, from normal images with synthetic defects that training
         leaves out.
 
-        The smoothing is the one with the largest pixel AUROC against masks as generous as people draw them. The
-        residual's share is the larger the better it tells such defects alone: 0 at an AUROC of 0.5, SHARE from 0.75 on.
+        The residual's share is the larger the better it tells such defects alone: 0 at an AUROC of 0.5, SHARE from 0.75
+        on. The smoothing is the one with the largest pixel AUROC against masks as generous as people draw them, plus
+        HITS times the share of large defects that are hit at the threshold which PEAKS of the normal maps stay under.
         """
         cell = self.cell * self.shrink
         examples = [
             (self.components(shrink(x, self.shrink)), avg_pool2d(generous(opacity), cell).flatten() > 0.5)
             for x, opacity in examples_of(normals, self.stride)
         ]
-        truth = torch.cat([mask for _, mask in examples]).cpu()
+        masks = [mask.cpu() for _, mask in examples]
+        truth = torch.cat(masks)
         best = -1.0
         for sigma in SIGMAS if self.smoothing is None else (self.smoothing,):
             self.smoothed(sigma)
@@ -299,7 +307,14 @@ class FCBiGAN(Model):
             found = torch.cat([self.relative(field).flatten(2)[0] for field, _ in examples], 1).cpu()
             worth = float(roc_auc_score(truth, found[1]))
             alpha = 1 - SHARE * min(max(4 * (worth - 0.5), 0.0), 1.0) if self.alpha is None else self.alpha
-            value = float(roc_auc_score(truth, alpha * found[0] + (1 - alpha) * found[1]))
+            mixture = torch.tensor([alpha, 1 - alpha, 0.0])
+            values = mixture @ found
+            peaks = [float((mixture @ self.relative(field).flatten(2)[0].cpu()).max()) for field in fields]
+            threshold = float(np.quantile(peaks, PEAKS, method="higher"))
+            pieces = zip(values.split([len(mask) for mask in masks]), masks, strict=True)
+            large = [part[mask] for part, mask in pieces if int(mask.sum()) * cell**2 > LARGE]
+            hits = [float((part > threshold).float().mean()) >= HIT_SHARE for part in large]
+            value = float(roc_auc_score(truth, values)) + HITS * sum(hits) / max(len(hits), 1)
             if value > best:
                 best, self.found = value, {"smoothing": sigma, "alpha": round(alpha, 3)}
         self.smoothed(self.found["smoothing"])
@@ -338,6 +353,7 @@ class SourceFCBiGAN(FCBiGAN):
     batch = 64
     critic_steps = 1
     lr = 2e-4
+    betas = (0.5, 0.99)
     texture = 0.0
     cell = 1
 
