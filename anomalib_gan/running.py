@@ -27,12 +27,13 @@ from anomalib_gan.model import Model, Spec
 from anomalib_gan.runtime.calibrating import SPLIT
 from anomalib_gan.runtime.card import CARD
 from anomalib_gan.runtime.files import read_json, write_bytes, write_json
-from anomalib_gan.specs import complete
+from anomalib_gan.specs import complete, keywords
 from anomalib_gan.training import READ_EVERY, Progress, Trainer, derive_seed
 
 MINUTES = 18.0
 JITTER = 0.1
-MEASURED = (5, 25)  # rounds between which the speed is measured that the plan rests on
+MEASURED = (10, 30)  # rounds between which, at least, the speed is measured that the plan rests on
+MEASURING = (0.02, 0.05)  # share of the budget that this takes at least and at most: early rounds are slower
 RESERVE = (
     12.0,
     0.05,
@@ -152,6 +153,8 @@ class Job:
         channels = images[0].grey.shape[0]
         looked = [data.signed(image.grey[:, :LOOKED_SIDE, :LOOKED_SIDE])[None] for image in spread(images, 8)]
         suggested = models.MODELS[settings.model].suggest(looked) if settings.model in models.MODELS else {}
+        if not settings.flips and "turned" in keywords(settings.model):
+            suggested["turned"] = False  # which way up the material lies matters, so training does not turn it
         spec = complete(settings.model, {**suggested, **settings.params}, channels)
         torch.manual_seed(derive_seed(settings.seed, "weights"))
         net = models.build(spec.name, **spec.params).to(place.device)
@@ -304,9 +307,13 @@ class Job:
     def _fitting(self, left: float, each: float) -> int:
         """How many more rounds of `each` seconds fit into `left` seconds, with a reserve for the end."""
         reserve = min(left / 2, max(RESERVE[0], RESERVE[1] * self._minutes * 60))
-        cap = getattr(self.trainer.model, "max_steps", None)
         steps = self.trainer.step + max(1, int((left - reserve) / each))
-        return steps if cap is None else max(self.trainer.step + 1, min(steps, cap))
+        return max(self.trainer.step + 1, int(min(steps, self._cap)))
+
+    @property
+    def _cap(self) -> float:
+        """The number of steps after which the model's training ends by itself."""
+        return float(getattr(self.trainer.model, "max_steps", math.inf))
 
     def _plan(self) -> bool:
         """Once the speed is known the number of steps is set for good, by rank 0 for all; was it now?"""
@@ -319,7 +326,7 @@ class Job:
         now = self._now()
         spent = now - self.pace
         steps = 0
-        if step >= MEASURED[1] or spent > 0.05 * budget:
+        if spent > budget * MEASURING[step < MEASURED[1]] or step + 1 >= self._cap:
             steps = self._fitting(budget - (now - self.began), spent / (step - MEASURED[0]))
         if self.place.world > 1:
             common = torch.tensor([steps], device=self.place.device)

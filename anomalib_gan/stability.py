@@ -57,7 +57,7 @@ def drawn(rng: np.random.Generator) -> dict[str, Any]:
         "likelihood": float(rng.choice([0.0, 0.1, 1.0])),
         "smoothing": None if rng.uniform() < 0.5 else float(rng.choice([0.0, 1.0, 8.0])),
         "adversarial": float(rng.choice([0.0, 0.5, 5.0])),
-        "reconstruction": float(rng.choice([0.0, 1.0, 20.0])),
+        "turned": bool(rng.integers(2)),
         "norm": str(rng.choice(["ssim", "l1", "l2"])),
         "negatives": float(rng.choice([0.0, 1.0, 10.0])),
     }

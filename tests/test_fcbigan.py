@@ -65,6 +65,17 @@ def test_only_the_first_of_the_critics_moves_is_the_games():
 
 
 @torch.no_grad()
+def test_an_image_upside_down_has_the_map_upside_down():
+    torch.manual_seed(0)
+    x, model = torch.randn(2, 1, 96, 64).clamp(-1, 1), build("fcbigan", **SMALL).eval()
+    down = (-2, -1)
+    assert torch.allclose(model.anomaly_map(x.flip(down)).flip(down), model.anomaly_map(x), atol=1e-4)
+    model.turned = False
+    assert not torch.allclose(model.anomaly_map(x.flip(down)).flip(down), model.anomaly_map(x), atol=1e-2)
+    assert torch.equal(model.components(x), model.seen(x))
+
+
+@torch.no_grad()
 def test_settling_finds_smoothing_and_mixing_and_given_ones_stay():
     torch.manual_seed(0)
     normals = [avg_pool2d(torch.randn(1, 1, 260, 260), 5, 1, 2)[..., 2:258, 2:258].clamp(-1, 1) for _ in range(3)]

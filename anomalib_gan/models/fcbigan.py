@@ -58,8 +58,9 @@ class FCBiGAN(Model):
 
     `shrink`: the working scale is 1/shrink of the image. `alpha`: the critic's share in the map, None: found by
     `settle`. `likelihood`: weight of -log p(E(s)), p the Gaussian of normal codes. `smoothing`: sigma in working
-    pixels, None: found by `settle`. `adversarial`, `reconstruction`, `negatives`: weights of the named terms. `norm`:
-    of the reconstruction penalty and of the residual.
+    pixels, None: found by `settle`. `adversarial`, `negatives`: weights of the named terms, that of the reconstruction
+    penalty being 1. `norm`: of that penalty and of the residual. `turned`: the map is the mean of two looks, one of
+    them at the image turned upside down, for materials that look the same either way up.
     """
 
     score: Score = "default"  # "source": the formula's terms at every pixel, as they are
@@ -70,6 +71,7 @@ class FCBiGAN(Model):
     texture = 0.3  # weight of what G descends so that its samples have the images' power spectrum and grey levels
     penalised: Literal["both", "encoder"] = "both"  # who descends the reconstruction penalty
     cell = 4  # working pixels to a pixel of the raw map: D's stride
+    reconstruction = 1.0  # weight of the penalty
     limit = 1.0  # of the standardised residual
 
     def __init__(
@@ -83,15 +85,15 @@ class FCBiGAN(Model):
         likelihood: float = 0.0,
         smoothing: float | None = None,
         adversarial: float = 0.5,
-        reconstruction: float = 1.0,
         norm: Norm = "ssim",
         negatives: float = 1.0,
+        turned: bool = True,
     ) -> None:
         super().__init__()
         self.channels, self.code, self.patch, self.shrink = channels, code, patch, shrink
         self.alpha, self.likelihood, self.smoothing = alpha, likelihood, smoothing
-        self.adversarial, self.reconstruction = adversarial, reconstruction
-        self.negatives, self.norm = negatives, norm
+        self.adversarial, self.negatives = adversarial, negatives
+        self.norm, self.turned = norm, turned
         self.objective = OBJECTIVES["least-squares"]
         self.found: dict[str, float] = {}
         self.E, self.G, self.D = self.nets(width)
@@ -199,7 +201,17 @@ class FCBiGAN(Model):
         return residual + (again - s).abs().mean() if self.norm == "ssim" else residual
 
     def components(self, s: Tensor) -> Tensor:
-        """Critic, residual and code likelihood of an image at working scale, (N, 3, h / cell, w / cell)."""
+        """Critic, residual and code likelihood of an image at working scale, (N, 3, h / cell, w / cell).
+
+        A second look at it upside down, as training shows it as well, averages away some of what is chance in them.
+        """
+        if not self.turned:
+            return self.seen(s)
+        found, again = self.seen(torch.stack((s, s.flip((-2, -1)))).flatten(0, 1)).unflatten(0, (2, -1))
+        return (found + again.flip((-2, -1))) / 2
+
+    def seen(self, s: Tensor) -> Tensor:
+        """The components at one look."""
         D, code = self.D, self.E(s)
         answer = D(s, code)[:, :1]
         critic = (answer - 1).square() if self.score == "source" else -answer
@@ -381,10 +393,11 @@ class SourceFCBiGAN(FCBiGAN):
             likelihood=likelihood,
             smoothing=smoothing,
             adversarial=adversarial,
-            reconstruction=reconstruction,
             norm=norm,
             negatives=0.0,
+            turned=False,
         )
+        self.reconstruction = reconstruction
         self.penalised = penalised
         self.smallest = 32
 

@@ -587,7 +587,9 @@ def _slice(call: Call) -> Tensor:
     limit = 2**63
     begin, end = _whole(starts, "starts", -limit, limit), _whole(ends, "ends", -limit, limit)
     axes = _axes(which, len(x.shape)) if which is not None else list(range(len(begin)))
-    step = _whole(steps, "steps", 1, ELEMENTS) if steps is not None else [1] * len(begin)
+    step = _whole(steps, "steps", -1, ELEMENTS) if steps is not None else [1] * len(begin)
+    if 0 in step:
+        raise ShapeError("its steps hold a 0")
     if not len(begin) == len(end) == len(axes) == len(step) or len(axes) > len(x.shape):
         raise ShapeError("its starts, ends, axes and steps differ in number")
     cuts = [slice(None)] * len(x.shape)
