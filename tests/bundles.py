@@ -161,7 +161,9 @@ def tour() -> onnx.ModelProto:
         node("Conv", "wider w5", "smooth", kernel_shape=[1, 9]),
         node("Pad", "many pads_ _ spatial", "reflected", mode="reflect"),
         node("Slice", "reflected begin end spatial", "cut"),
-        node("ReduceMean", "cut one_", "average"),
+        node("ReduceMean", "cut one_", "mean_"),
+        node("Slice", "mean_ end_ begin_ spatial back", "turned"),
+        node("Slice", "turned end_ begin_ spatial back", "average"),
         node("ReduceSum", "right one_", "total", keepdims=0),
         node("Unsqueeze", "total one_", "single"),
         node("Expand", "single wide_", "twice"),
@@ -182,6 +184,7 @@ def tour() -> onnx.ModelProto:
         node("Identity", "a12", "anomaly_map"),
     ]
     weights = {
+        "end_": i64(-1, -1), "begin_": i64(-(2**63), -(2**63)), "back": i64(-1, -1),
         "half": f32(0.5), "square": f32(2.0), "floor": f32(1e-6),
         "two": np.array(2), "stride": np.array(4), "one_": i64(1), "zero_": i64(0), "three_": i64(3), "four_": i64(4),
         "eight_": i64(8), "doubled": f32(1, 1, 2, 2), "parts": i64(1, 3), "begin": i64(1, 2),
