@@ -232,6 +232,13 @@ def test_the_command_reaches_the_job(folder, tmp_path):
     assert result.exit_code == 2 and "number of rows" in result.output
 
 
+def test_what_has_a_direction_is_not_looked_at_upside_down(folder, tmp_path):
+    small = {"width": 4, "code": 2, "patch": 32, "shrink": 1}
+    for flips in (True, False):
+        run = train(folder, out=tmp_path / str(flips), model="fcbigan", steps=1, params=small, flips=flips)
+        assert read_json(run / "card.json")["spec"]["params"]["turned"] is flips
+
+
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_doubled_batch(folder, tmp_path):
     """For losses that are means over the batch, and without what depends on the process: noise and batch statistics."""
