@@ -31,6 +31,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "working scale 1": ("fcbigan", {"shrink": 1, "patch": 96}),
     "working scale 1/4": ("fcbigan", {"shrink": 4, "patch": 384}),
     "twice as wide": ("fcbigan", {"width": 64}),
+    "one look": ("fcbigan", {"turned": False}),
     "source mode": ("fcbigan_source", {}),
     "ae": ("ae", {}),
     "sparse_coding": ("sparse_coding", {}),

@@ -55,8 +55,11 @@ class Model(nn.Module):
     exportable: bool | str = True
 
     @classmethod
-    def suggest(cls, normals: Sequence[Tensor]) -> dict[str, Any]:
-        """Constructor keywords that suit these normal images, (1, C, H, W) in [-1, 1], where the user gives none."""
+    def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:
+        """Constructor keywords that suit these normal images, (1, C, H, W) in [-1, 1], where the user gives none.
+
+        Without `flips` it matters which way up the material lies, and training does not flip it.
+        """
         return {}
 
     def players(self) -> dict[str, Player]:

@@ -27,13 +27,13 @@ from anomalib_gan.model import Model, Spec
 from anomalib_gan.runtime.calibrating import SPLIT
 from anomalib_gan.runtime.card import CARD
 from anomalib_gan.runtime.files import read_json, write_bytes, write_json
-from anomalib_gan.specs import complete, keywords
+from anomalib_gan.specs import complete
 from anomalib_gan.training import READ_EVERY, Progress, Trainer, derive_seed
 
 MINUTES = 18.0
 JITTER = 0.1
 MEASURED = (10, 30)  # rounds between which, at least, the speed is measured that the plan rests on
-MEASURING = (0.02, 0.05)  # share of the budget that this takes at least and at most: early rounds are slower
+MEASURING = (0.02, 0.05)  # share of the budget that this takes at least and at most: the pace varies
 RESERVE = (
     12.0,
     0.05,
@@ -152,9 +152,8 @@ class Job:
         )
         channels = images[0].grey.shape[0]
         looked = [data.signed(image.grey[:, :LOOKED_SIDE, :LOOKED_SIDE])[None] for image in spread(images, 8)]
-        suggested = models.MODELS[settings.model].suggest(looked) if settings.model in models.MODELS else {}
-        if not settings.flips and "turned" in keywords(settings.model):
-            suggested["turned"] = False  # which way up the material lies matters, so training does not turn it
+        known = models.MODELS.get(settings.model)
+        suggested = known.suggest(looked, settings.flips) if known else {}
         spec = complete(settings.model, {**suggested, **settings.params}, channels)
         torch.manual_seed(derive_seed(settings.seed, "weights"))
         net = models.build(spec.name, **spec.params).to(place.device)

@@ -8,7 +8,8 @@ map:
 
 At the game's equilibrium D says nothing on real pairs; a critic that also sees spoilt normal pairs as fakes (Negative
 Data Augmentation, Sinha et al., 2021), and answers for every place, keeps something to say. So D gives two answers, one
-to the game and one to the question whether a place is spoilt, whose log-odds are the map's; in source mode it is one.
+to the game and one to the question whether a place is spoilt, whose log-odds are the map's; without negatives,
+as in source mode, it is one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
@@ -25,7 +25,6 @@ from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, ma
 
 from anomalib_gan.corruption import SPOILT, corrupt
 from anomalib_gan.edges import RINGS, along, depths
-from anomalib_gan.evaluation import HIT_SHARE, LARGE
 from anomalib_gan.grain import SIDE, drawn, equaliser, filtered, grain, unshrink
 from anomalib_gan.model import Model, Move, Player, refresh
 from anomalib_gan.nets import (
@@ -46,8 +45,6 @@ from anomalib_gan.residuals import RESIDUALS, blur, gaussian
 from anomalib_gan.scale import SIDE_OF_PATCH, working_scale
 
 SIGMAS = (2.0, 3.0, 4.0, 6.0)  # working px, among which the smoothing is found
-HITS = 0.1  # what hitting all large defects is worth beside a pixel AUROC of 1
-PEAKS = 0.95  # share of normal maps under the threshold of defects
 SHARE = 0.25  # largest share of the residual in the map
 Norm = Literal["ssim", "l1", "l2"]
 Score = Literal["default", "source"]
@@ -65,7 +62,7 @@ class FCBiGAN(Model):
 
     score: Score = "default"  # "source": the formula's terms at every pixel, as they are
     batch = 8
-    critic_steps = 6  # moves of D to one of E and G
+    critic_steps = 6  # moves of D to one of E and G; with negatives only the first of them plays the game
     lr = 2e-3
     betas = (0.9, 0.99)  # of D's Adam: most of its moves are ordinary learning
     texture = 0.3  # weight of what G descends so that its samples have the images' power spectrum and grey levels
@@ -140,9 +137,10 @@ class FCBiGAN(Model):
         self.weights.copy_(torch.tensor([alpha, 1 - alpha, self.likelihood]))
 
     @classmethod
-    def suggest(cls, normals: Sequence[Tensor]) -> dict[str, Any]:
+    def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:
         scale = working_scale(normals)
-        return {"shrink": scale, "patch": SIDE_OF_PATCH * scale}
+        found = {"shrink": scale, "patch": SIDE_OF_PATCH * scale}
+        return found if flips else {**found, "turned": False}
 
     def players(self) -> dict[str, Player]:
         return {
@@ -302,16 +300,14 @@ class FCBiGAN(Model):
         leaves out.
 
         The residual's share is the larger the better it tells such defects alone: 0 at an AUROC of 0.5, SHARE from 0.75
-        on. The smoothing is the one with the largest pixel AUROC against masks as generous as people draw them, plus
-        HITS times the share of large defects that are hit at the threshold which PEAKS of the normal maps stay under.
+        on. The smoothing is the one with the largest pixel AUROC against masks as generous as people draw them.
         """
         cell = self.cell * self.shrink
         examples = [
             (self.components(shrink(x, self.shrink)), avg_pool2d(generous(opacity), cell).flatten() > 0.5)
             for x, opacity in examples_of(normals, self.stride)
         ]
-        masks = [mask.cpu() for _, mask in examples]
-        truth = torch.cat(masks)
+        truth = torch.cat([mask for _, mask in examples]).cpu()
         best = -1.0
         for sigma in SIGMAS if self.smoothing is None else (self.smoothing,):
             self.smoothed(sigma)
@@ -319,14 +315,7 @@ class FCBiGAN(Model):
             found = torch.cat([self.relative(field).flatten(2)[0] for field, _ in examples], 1).cpu()
             worth = float(roc_auc_score(truth, found[1]))
             alpha = 1 - SHARE * min(max(4 * (worth - 0.5), 0.0), 1.0) if self.alpha is None else self.alpha
-            mixture = torch.tensor([alpha, 1 - alpha, 0.0])
-            values = mixture @ found
-            peaks = [float((mixture @ self.relative(field).flatten(2)[0].cpu()).max()) for field in fields]
-            threshold = float(np.quantile(peaks, PEAKS, method="higher"))
-            pieces = zip(values.split([len(mask) for mask in masks]), masks, strict=True)
-            large = [part[mask] for part, mask in pieces if int(mask.sum()) * cell**2 > LARGE]
-            hits = [float((part > threshold).float().mean()) >= HIT_SHARE for part in large]
-            value = float(roc_auc_score(truth, values)) + HITS * sum(hits) / max(len(hits), 1)
+            value = float(roc_auc_score(truth, alpha * found[0] + (1 - alpha) * found[1]))
             if value > best:
                 best, self.found = value, {"smoothing": sigma, "alpha": round(alpha, 3)}
         self.smoothed(self.found["smoothing"])
@@ -402,7 +391,7 @@ class SourceFCBiGAN(FCBiGAN):
         self.smallest = 32
 
     @classmethod
-    def suggest(cls, normals: Sequence[Tensor]) -> dict[str, Any]:
+    def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:
         return {}
 
     def nets(self, width: int) -> tuple[nn.Module, nn.Module, DenseCritic | PatchCritic]:
