@@ -14,12 +14,17 @@ Move = tuple[str, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Player:
-    """Networks that move together, and how: learning rate, Adam's betas, decoupled weight decay."""
+    """Networks that move together, and how: learning rate, Adam's betas, decoupled weight decay.
+
+    `turn`: the share of its length by which a move turns each weight matrix that a norm layer follows, at the peak of
+    the schedule; see `Muon`. 0: they move by Adam like all else.
+    """
 
     nets: tuple[nn.Module, ...]
     lr: float
     betas: tuple[float, float] = (0.5, 0.999)
     weight_decay: float = 0.0
+    turn: float = 0.0
 
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for net in self.nets for parameter in net.parameters()]

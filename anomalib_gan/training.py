@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from anomalib_gan.model import Model, Player
+from anomalib_gan.muon import Muon, matrices
 
 EMA = 0.999  # decay of the averaged weights, which are the ones that are scored and exported
 CLIP = 5.0  # largest norm of one player's gradient
@@ -98,11 +99,17 @@ class Trainer:
             for who, player in self.players.items()
         }
         self.optimisers = {
-            who: torch.optim.AdamW(
-                self.parameters[who], lr=player.lr, betas=player.betas, weight_decay=player.weight_decay
+            who: Muon(
+                self.parameters[who],
+                matrices(player.nets),
+                turn=player.turn,
+                lr=player.lr,
+                betas=player.betas,
+                weight_decay=player.weight_decay,
             )
             for who, player in self.players.items()
         }
+        self.rates = {who: [group["lr"] for group in one.param_groups] for who, one in self.optimisers.items()}
         self.ema = copy.deepcopy(model).eval().requires_grad_(False)
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.step = 0
@@ -134,8 +141,8 @@ class Trainer:
         self.model.train()
         factor = schedule(self.progress)
         for who, optimiser in self.optimisers.items():
-            for group in optimiser.param_groups:
-                group["lr"] = self.players[who].lr * factor
+            for group, rate in zip(optimiser.param_groups, self.rates[who], strict=True):
+                group["lr"] = rate * factor
         game = self.model.play(self._draw(), self.progress)
         while True:
             with self._precision():  # left at each yield: autocast keeps copies of weights that the move will change

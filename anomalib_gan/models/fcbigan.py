@@ -64,7 +64,8 @@ class FCBiGAN(Model):
     batch = 8
     critic_steps = 6  # moves of D to one of E and G; with negatives only the first of them plays the game
     lr = 2e-3
-    betas = (0.9, 0.99)  # of D's Adam: most of its moves are ordinary learning
+    betas = (0.6, 0.99)  # of D
+    turn = 0.04  # of D's weight matrices
     texture = 0.3  # weight of what G descends so that its samples have the images' power spectrum and grey levels
     penalised: Literal["both", "encoder"] = "both"  # who descends the reconstruction penalty
     cell = 4  # working pixels to a pixel of the raw map: D's stride
@@ -144,7 +145,7 @@ class FCBiGAN(Model):
 
     def players(self) -> dict[str, Player]:
         return {
-            "critic": Player((self.D,), self.lr, self.betas),
+            "critic": Player((self.D,), self.lr, self.betas, turn=self.turn),
             "autoencoder": Player((self.E, self.G), self.lr, (0.5, 0.99)),
         }
 
@@ -355,6 +356,7 @@ class SourceFCBiGAN(FCBiGAN):
     critic_steps = 1
     lr = 2e-4
     betas = (0.5, 0.99)
+    turn = 0.0
     texture = 0.0
     cell = 1
 
