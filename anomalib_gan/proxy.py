@@ -1,8 +1,13 @@
-"""How good a map is without a real defect: normal images that training never saw, spoilt in ways it never saw."""
+"""How good a map is without a real defect: normal images that training never saw, spoilt in ways it never saw.
+
+`proxy` ranks pixels where defects are dense; `whole` asks what an operator asks: is the image with one defect hotter
+than the images without?
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,14 +15,20 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from anomalib_gan.corruption import SPOILT, corrupt_held_out
+from anomalib_gan import corruption as corruptions
+from anomalib_gan.corruption import HELD_OUT, HELD_OUT_THIN, SPOILT, blob, corrupt_held_out, crack, speck
 from anomalib_gan.model import Model
 from anomalib_gan.nets import enlarge, shrink
+from anomalib_gan.runtime.scores import WINDOW, image_score
 from anomalib_gan.training import derive_seed
 
 GENEROUS = 4  # px
 SCALES = (1, 2)  # at which the corruptions are laid over, so that they come small and large
 Corruption = Callable[[Tensor], tuple[Tensor, Tensor]]
+FAMILIES = {"pit": (speck, HELD_OUT_THIN), "crack": (crack, HELD_OUT_THIN), "blob": (blob, HELD_OUT)}
+AROUND = 192  # px, side of the square that the one defect of an image lies in
+SEEN = 6  # px, least area of a defect
+HIT = 0.2  # of a defect's pixels that must be hotter than every clean image for it to count as hit
 
 
 @torch.no_grad()
@@ -102,3 +113,73 @@ def spoil(x: Tensor, scale: int, corruption: Corruption) -> tuple[Tensor, Tensor
     return (x + enlarge((spoilt - torch.cat((small, small.flip(-1))))[:1], scale)).clamp(-1, 1), enlarge(
         opacity[:1], scale
     )
+
+
+@torch.no_grad()
+def whole(model: Model, normals: Sequence[Tensor], *, spoilt: int = 60, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Normal images against the same with one defect each, of kinds that training leaves out, small and large.
+
+    By family: "pixel", the pooled pixel AUROC within the images with a defect against generous masks; "image", the
+    AUROC of the images' scores; "hit", the share of defects of whose pixels HIT are hotter than the hottest pixel of
+    all clean images. `normals`: (1, C, H, W) in [-1, 1]; large ones are taken in pieces of about WINDOW pixels. At
+    least `spoilt` images with a defect are judged of each family. ValueError where no image is large enough.
+    """
+    least = max(model.stride, model.smallest, 2 * max(SCALES))
+    pieces = [piece for x in normals for piece in pieces_of(x, model.stride) if min(piece.shape[-2:]) >= least]
+    if not pieces:
+        raise ValueError(f"no image is at least {least} pixels high and wide")
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+    def seen(x: Tensor) -> np.ndarray:
+        return model.anomaly_map(x.to(device))[0, 0].float().cpu().numpy()
+
+    clean = [seen(x) for x in pieces]
+    hottest, scores = max(field.max() for field in clean), [image_score(field) for field in clean]
+    found = {}
+    for name, (shape, fills) in FAMILIES.items():
+        for scale in SCALES:
+            one = partial(corruptions.spoil, shapes=(shape,), fills=fills, thin=fills)
+            values, truth, hits, warm = [], [], [], []
+            for trial in range(max(spoilt, len(pieces))):
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(derive_seed(seed, name, scale, trial))
+                    x, opacity = with_one(pieces[trial % len(pieces)], scale, one)
+                field, mask = seen(x), (opacity[0, 0] > SPOILT).numpy()
+                values.append(field.ravel()[::7])
+                truth.append(generous(opacity)[0, 0].numpy().ravel()[::7])
+                warm.append(image_score(field))
+                hits.append(bool((field[mask] > hottest).mean() >= HIT))
+            found[f"{name}, 1/{scale}" if scale > 1 else name] = {
+                "pixel": float(roc_auc_score(np.concatenate(truth), np.concatenate(values))),
+                "image": float(roc_auc_score([0] * len(scores) + [1] * len(warm), scores + warm)),
+                "hit": float(np.mean(hits)),
+            }
+    return found
+
+
+def pieces_of(x: Tensor, stride: int) -> Iterator[Tensor]:
+    """(1, C, H, W) in pieces of nearly equal size, about WINDOW pixels or all there is, in multiples of `stride`."""
+    rows, columns = (max(1, round(size / WINDOW)) for size in x.shape[-2:])
+    height, width = (size // many // stride * stride for size, many in zip(x.shape[-2:], (rows, columns), strict=True))
+    for row in range(rows):
+        for column in range(columns):
+            yield x[..., row * height : (row + 1) * height, column * width : (column + 1) * width]
+
+
+def with_one(x: Tensor, scale: int, corruption: Corruption, tries: int = 20) -> tuple[Tensor, Tensor]:
+    """The image with one defect within a square of AROUND pixels, and its opacity: one that can be seen, if in `tries`
+    draws there is one.
+    """
+    step = 4 * scale  # corruption judges visibility in blocks of 4 pixels
+    height, width = (min(AROUND, size) // step * step for size in x.shape[-2:])
+    image, opacity = x.clone(), torch.zeros_like(x[:, :1])
+    for _ in range(tries):
+        top, left = (
+            int(torch.randint(have - want + 1, ())) for have, want in zip(x.shape[-2:], (height, width), strict=True)
+        )
+        here = (..., slice(top, top + height), slice(left, left + width))
+        spoilt, laid = spoil(x[here], scale, corruption)
+        if (laid > SPOILT).sum() >= SEEN:
+            image[here], opacity[here] = spoilt, laid
+            break
+    return image, opacity

@@ -173,25 +173,36 @@ def generation(
     return Path(out) / "generation.md"
 
 
-def proxy(run: str | os.PathLike[str], *, threads: int | None = None) -> dict[str, float]:
-    """How well a run's map, and each of its parts, finds synthetic defects of kinds that training leaves out.
+def proxy(run: str | os.PathLike[str], *, threads: int | None = None) -> dict[str, Any]:
+    """How well a run's map finds synthetic defects of kinds that training leaves out: {"dense", "whole"}.
 
-    They are laid over the normal pixels that training held back; the figures are pooled pixel AUROCs.
+    They are laid over the normal pixels that training held back: densely, where the pooled pixel AUROC is taken of the
+    map and of each of its parts, and one an image, where it is also asked whether that image is hotter than all others.
     """
     import torch
 
     from anomalib_gan import checkpoint
-    from anomalib_gan.proxy import proxy as figures
+    from anomalib_gan import proxy as figures
 
     if threads:
         torch.set_num_threads(threads)
     model, _ = checkpoint.load_model(run)
     normals = [torch.from_numpy(pixels).float().permute(2, 0, 1)[None] for pixels in held_pixels(run, terminal.note)]
-    found = figures(model.eval(), normals)
+    dense = figures.proxy(model.eval(), normals)
     print("Pooled pixel AUROC on held-back normal images with synthetic defects unlike those of the training:")
-    for name, value in found.items():
+    for name, value in dense.items():
         print(f"{name:<12} {value:.4f}")
-    return found
+    whole = figures.whole(model, normals)
+    print("\nHeld-back images against the same with one such defect each (1/2: of twice the size):")
+    print(f"{'':<12} pixel AUROC  image AUROC  hit")
+    for name, one in [*whole.items(), ("mean", mean_of(list(whole.values())))]:
+        print(f"{name:<12} {one['pixel']:<11.4f}  {one['image']:<11.4f}  {one['hit']:.2f}")
+    return {"dense": dense, "whole": whole}
+
+
+def mean_of(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the rows."""
+    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
 
 
 def robustness(
@@ -421,8 +432,9 @@ def stability_command(
 def proxy_command(run: Run, threads: options.Threads = None) -> None:
     """Judge the maps of a run without a real defect.
 
-    Normal images that training held back get synthetic defects of kinds that training leaves out; the figures are
-    pooled pixel AUROCs of the map and of its parts, 0.5 for chance and 1 for perfect. Good for comparing settings, no
-    substitute for `evaluate` on real defects.
+    Normal images that training held back get synthetic defects of kinds that training leaves out. First densely, where
+    the figures are pooled pixel AUROCs of the map and of its parts; then one an image, where the image's score is
+    compared with those of the clean images as well, and a defect counts as hit where a fifth of its pixels is hotter
+    than all of them. 0.5 is chance, 1 perfect. Good for comparing settings, no substitute for `evaluate`.
     """
     proxy(run, threads=threads)

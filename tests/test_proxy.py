@@ -8,7 +8,7 @@ from torch import Tensor
 
 from anomalib_gan.corruption import corrupt_held_out, smooth_noise
 from anomalib_gan.model import Model
-from anomalib_gan.proxy import proxy, spoil
+from anomalib_gan.proxy import pieces_of, proxy, spoil, whole, with_one
 
 
 class Told(Model):
@@ -61,3 +61,42 @@ def test_it_repeats_leaves_the_randomness_alone_and_refuses_what_is_too_small():
     assert first == proxy(Told(0.5), [flat(0)], trials=4)
     with pytest.raises(ValueError, match="at least 8 pixels"):
         proxy(Told(0.5), [torch.zeros(1, 1, 7, 64)])
+
+
+def test_one_defect_lies_within_its_square_and_nothing_else_changes():
+    torch.manual_seed(0)
+    x = 0.4 * smooth_noise(260, 300, 8, torch.zeros(1))
+    image, opacity = with_one(x, 1, corrupt_held_out)
+    rows, columns = (opacity[0, 0] > 0).nonzero().T
+    assert (opacity > 0.2).sum() >= 6 and rows.max() - rows.min() < 192 > columns.max() - columns.min()
+    change = (image - x).abs()
+    assert change[opacity == 0].mean() < 0.01 * change[opacity > 0.2].mean()
+    beyond = (change > 1e-6)[0, 0].nonzero()
+    assert ((beyond.max(0).values - beyond.min(0).values) < 192).all()
+
+
+def test_a_map_that_knows_the_defect_tells_every_image_with_one_and_noise_tells_none():
+    torch.manual_seed(0)
+    normals = [0.3 * smooth_noise(480, 272, 24, torch.zeros(1)) for _ in range(2)]
+    clean = torch.cat([piece for x in normals for piece in pieces_of(x, 8)])
+
+    class Knows(Told):
+        def anomaly_map(self, x: Tensor) -> Tensor:
+            change = (x - clean).abs().sum(1, keepdim=True)
+            nearest = change.flatten(1).sum(1).argmin()
+            noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(int(1e6 * x.abs().mean())))
+            return self.knows * change[nearest] + (1 - self.knows) * noise
+
+    told, noise = whole(Knows(1.0), normals, spoilt=8), whole(Knows(0.0), normals, spoilt=40)
+    assert set(told) == {"pit", "pit, 1/2", "crack", "crack, 1/2", "blob", "blob, 1/2"}
+    assert all(one["image"] > 0.95 and one["hit"] > 0.95 and one["pixel"] > 0.6 for one in told.values()), told
+    assert all(0.3 < one["image"] < 0.7 and one["hit"] == 0.0 for one in noise.values())
+    with pytest.raises(ValueError, match="at least"):
+        whole(Told(1.0), [torch.zeros(1, 1, 4, 4)])
+
+
+def test_pieces_cover_an_image_but_for_what_is_less_than_a_stride():
+    x = torch.arange(700 * 205.0).reshape(1, 1, 700, 205)
+    pieces = list(pieces_of(x, 16))
+    assert [tuple(piece.shape[-2:]) for piece in pieces] == [(224, 192)] * 3
+    assert torch.equal(torch.cat(pieces, -2), x[..., :672, :192])
