@@ -110,3 +110,18 @@ def test_the_working_scale_fits_the_images():
     noisy = (smooth + 0.05 * torch.randn_like(smooth)).clamp(-1, 1)
     assert lost(noisy) == pytest.approx(lost(smooth), abs=0.05)  # noise is not structure
     assert type(build("fcbigan_source")).suggest([fine]) == {}
+
+
+@torch.no_grad()
+def test_what_lies_along_the_generators_edge_is_not_in_a_sample():
+    class Framed(torch.nn.Module):
+        def forward(self, z):
+            x = torch.zeros(len(z), 1, 8 * z.shape[-2], 8 * z.shape[-1])
+            for edge in (x, x.flip(-1)):
+                edge[..., :8, :] = edge[..., -8:, :] = edge[..., :8] = edge[..., -8:] = 1
+            return x
+
+    model = build("fcbigan", **SMALL).eval()
+    model.G = Framed()
+    drawn = model.sample(2, 32, 48)
+    assert drawn.shape == (2, 1, 32, 48) and not drawn.any()

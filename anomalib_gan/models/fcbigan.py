@@ -45,6 +45,7 @@ from anomalib_gan.residuals import RESIDUALS, blur, gaussian
 from anomalib_gan.scale import SIDE_OF_PATCH, working_scale
 
 SIGMAS = (2.0, 3.0, 4.0, 6.0)  # working px, among which the smoothing is found
+MARGIN = 2  # codes around a sample that are drawn and cut off
 SHARE = 0.25  # largest share of the residual in the map
 Norm = Literal["ssim", "l1", "l2"]
 Score = Literal["default", "source"]
@@ -339,9 +340,12 @@ class FCBiGAN(Model):
         Their mean power spectrum is that of the normal images: an equaliser fitted by `settle` corrects what G draws,
         and what lies below the working scale, where no network looks, is Gaussian noise of the normal images' grain.
         """
-        short = 2 * self.D.border // 8
-        z = torch.randn(n, self.code, height // self.stride - short, width // self.stride - short).to(self.mean)
-        x = self.generate(z)
+        short = 2 * self.D.border // 8  # codes that an unpadded G needs fewer of
+        more = 0 if short else MARGIN
+        rows, columns = (size // self.stride - short + 2 * more for size in (height, width))
+        x = self.generate(torch.randn(n, self.code, rows, columns).to(self.mean))
+        begin = more * self.stride  # what lies along a padded G's edge is not drawn like the rest
+        x = x[..., begin : begin + height, begin : begin + width]
         return x if self.score == "source" else (x + drawn(self.grain, x)).clamp(-1, 1)
 
 
