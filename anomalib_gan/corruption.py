@@ -68,12 +68,18 @@ def distance_grid(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def blob(x: Tensor) -> Tensor:
-    """Level set of smooth noise that covers 2 to 25 % of the patch, its edge 3 pixels soft."""
+    """Level set of smooth noise that covers 2 to 25 % of the patch, its edge 3 pixels soft or more."""
     height, width = x.shape[-2:]
     field = smooth_noise(height, width, uniform(12, 48), x)
     few = field[..., ::2, ::2].flatten()
     level = few.kthvalue(math.ceil((1 - uniform(0.02, 0.25)) * len(few))).values
-    return blurred((field > level).to(x.dtype), 1)
+    radius = EDGES[choice(len(EDGES))]
+    return blurred(blurred((field > level).to(x.dtype), radius), radius // 2)
+
+
+def softness(half: float) -> float:
+    """Pixels over which the edge of something `half` as wide fades: one, or half the time up to all of its width."""
+    return uniform(1, max(1.0, 2 * half)) if choice(2) else 1.0
 
 
 def speck(x: Tensor) -> Tensor:
@@ -85,7 +91,8 @@ def speck(x: Tensor) -> Tensor:
     for _ in range(1 + choice(4)):
         radius = uniform(1.5, 6)
         away = ((rows - uniform(0, height)).square() + (columns - uniform(0, width)).square()).sqrt()
-        mask = torch.maximum(mask, (radius * (1 + 0.15 * wobble) - away + 0.5).clamp(0, 1))
+        inside = (radius * (1 + 0.15 * wobble) - away) / softness(radius)
+        mask = torch.maximum(mask, (inside + 0.5).clamp(0, 1))
     return mask[None, None]
 
 
@@ -98,7 +105,8 @@ def line(x: Tensor) -> Tensor:
     along = columns * math.cos(angle) + rows * math.sin(angle)
     across = rows * math.cos(angle) - columns * math.sin(angle)
     across = across + uniform(0, 4) * smooth_noise(height, width, uniform(8, 24), x)[0, 0]
-    inside = (uniform(0.5, 2.5) - across.abs() + 0.5).clamp(0, 1)
+    half = uniform(0.5, 2.5)
+    inside = ((half - across.abs()) / softness(half) + 0.5).clamp(0, 1)
     return (inside * (along.abs() < uniform(0.15, 0.7) * width).to(x.dtype))[None, None]
 
 
@@ -229,6 +237,7 @@ HELD_OUT: tuple[Fill, ...] = (swirled, shaded, streaked, scattered, filmed)
 HELD_OUT_THIN: tuple[Fill, ...] = (shaded, carved)
 NOISY: tuple[Fill, ...] = (shifted, scattered, carved)  # which bring the images' own noise along
 
+EDGES = (1, 1, 2, 4)  # px, radius over which a blob's edge is blurred
 CONTRAST = 0.7  # standard deviation of a patch on which a fill's contrast of 1 is strong
 SPOILT = 0.2  # opacity from which on a pixel counts as spoilt
 VISIBLE = 6.0  # mean square of a visible change, in variances of the noise
