@@ -126,6 +126,33 @@ def crack(x: Tensor) -> Tensor:
     return mask[None, None]
 
 
+# Shapes held out from training
+
+
+def bump(x: Tensor) -> Tensor:
+    """One to three elliptic bumps that fade out like a Gaussian of 2 to 10 pixels, as droplets and stains do."""
+    rows, columns = distance_grid(x)
+    mask = torch.zeros_like(rows)
+    for _ in range(1 + choice(3)):
+        angle, long = uniform(0, math.pi), uniform(2, 10)
+        short = long * uniform(0.4, 1)
+        down, right = rows - uniform(0, x.shape[-2]), columns - uniform(0, x.shape[-1])
+        along = right * math.cos(angle) + down * math.sin(angle)
+        across = down * math.cos(angle) - right * math.sin(angle)
+        mask = torch.maximum(mask, (-0.5 * ((along / long).square() + (across / short).square())).exp())
+    return mask[None, None]
+
+
+def scratch(x: Tensor) -> Tensor:
+    """A straight line that tapers to both ends and fades out sideways, 30 to 160 pixels long."""
+    rows, columns = distance_grid(x)
+    angle, long, short = uniform(0, math.pi), uniform(15, 80), uniform(0.6, 1.6)
+    down, right = rows - uniform(0.2, 0.8) * x.shape[-2], columns - uniform(0.2, 0.8) * x.shape[-1]
+    along = right * math.cos(angle) + down * math.sin(angle)
+    across = down * math.cos(angle) - right * math.sin(angle)
+    return ((-0.5 * (across / short).square()).exp() * (1 - along.abs() / long).clamp_min(0).sqrt())[None, None]
+
+
 # Fills of training: (patch, another patch) -> what is laid over, each (1, C, H, W). Patches come with mean 0, and
 # stretched so that the contrast that fills add, up to 1, is that of this defect.
 

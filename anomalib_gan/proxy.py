@@ -16,7 +16,17 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from anomalib_gan import corruption as corruptions
-from anomalib_gan.corruption import HELD_OUT, HELD_OUT_THIN, SPOILT, blob, corrupt_held_out, crack, speck
+from anomalib_gan.corruption import (
+    HELD_OUT,
+    HELD_OUT_THIN,
+    SPOILT,
+    blob,
+    bump,
+    corrupt_held_out,
+    crack,
+    scratch,
+    speck,
+)
 from anomalib_gan.model import Model
 from anomalib_gan.nets import enlarge, shrink
 from anomalib_gan.runtime.scores import WINDOW, image_score
@@ -25,7 +35,14 @@ from anomalib_gan.training import derive_seed
 GENEROUS = 4  # px
 SCALES = (1, 2)  # at which the corruptions are laid over, so that they come small and large
 Corruption = Callable[[Tensor], tuple[Tensor, Tensor]]
-FAMILIES = {"pit": (speck, HELD_OUT_THIN), "crack": (crack, HELD_OUT_THIN), "blob": (blob, HELD_OUT)}
+# Shapes and the fills that they get. No fill is trained on, nor are cracks, bumps and scratches.
+FAMILIES = {
+    "pit": (speck, HELD_OUT_THIN),
+    "crack": (crack, HELD_OUT_THIN),
+    "blob": (blob, HELD_OUT),
+    "bump": (bump, HELD_OUT_THIN),
+    "scratch": (scratch, HELD_OUT_THIN),
+}
 AROUND = 192  # px, side of the square that the one defect of an image lies in
 SEEN = 6  # px, least area of a defect
 HIT = 0.2  # of a defect's pixels that must be hotter than every clean image for it to count as hit

@@ -88,7 +88,7 @@ def test_a_map_that_knows_the_defect_tells_every_image_with_one_and_noise_tells_
             return self.knows * change[nearest] + (1 - self.knows) * noise
 
     told, noise = whole(Knows(1.0), normals, spoilt=8), whole(Knows(0.0), normals, spoilt=40)
-    assert set(told) == {"pit", "pit, 1/2", "crack", "crack, 1/2", "blob", "blob, 1/2"}
+    assert set(told) == {name + size for name in ("pit", "crack", "blob", "bump", "scratch") for size in ("", ", 1/2")}
     assert all(one["image"] > 0.95 and one["hit"] > 0.95 and one["pixel"] > 0.6 for one in told.values()), told
     assert all(0.3 < one["image"] < 0.7 and one["hit"] == 0.0 for one in noise.values())
     with pytest.raises(ValueError, match="at least"):
