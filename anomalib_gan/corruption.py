@@ -2,8 +2,7 @@
 
 A corruption is a *shape* (where) times a *fill* (what). `corrupt` draws from the families a critic is trained on;
 `corrupt_held_out` draws from families that share no fill with them, so that settings can be chosen on defects which
-training never showed. Both return the spoilt patches and the opacity of what was laid over, per pixel, in units of each
-defect's own strongest.
+training never showed. Both return the spoilt patches and the opacity of what was laid over, in [0, 1], per pixel.
 
 What makes them honest: they are as strong as anything between the material's own contrast and the camera's whole range;
 fills bring as much noise as the images have, so that no map lives on seeing that the grain is missing; and a place that
@@ -263,11 +262,11 @@ FILLS: tuple[Fill, ...] = (constant, haze, magnified, grained, shrunk, veiled)
 THIN: tuple[Fill, ...] = (constant, shifted, grained)  # of all shapes but blobs
 HELD_OUT: tuple[Fill, ...] = (swirled, shaded, streaked, scattered, filmed)
 HELD_OUT_THIN: tuple[Fill, ...] = (shaded, carved)
-NOISY: tuple[Fill, ...] = (shifted, scattered)  # which bring the images' own noise along
+NOISY: tuple[Fill, ...] = (shifted, scattered, carved)  # which bring the images' own noise along
 
 EDGES = (1, 1, 2, 4)  # px, radius over which a blob's edge is blurred
 CONTRAST = 0.7  # standard deviation of a patch on which a fill's contrast of 1 is strong
-SPOILT = 0.4  # opacity from which on a pixel counts as spoilt: about half, where one would draw a soft edge's outline
+SPOILT = 0.2  # opacity from which on a pixel counts as spoilt
 VISIBLE = 6.0  # mean square of a visible change, in variances of the noise
 
 
@@ -302,15 +301,12 @@ def spoil(
         for among in (shapes, more) if more else (shapes,):
             shape = among[choice(len(among))]
             allowed = fills if shape is blob else thin
-            mask = shape(patch)
-            laid = uniform(0.5, 1.0) * mask
+            mask = shape(patch) * uniform(0.5, 1.0)
             fill = allowed[choice(len(allowed))]
             over = fill(patch, another)
             if fill not in NOISY:
                 over = over + sigma / unit * torch.randn_like(over)
-            patch = patch + laid * (over - patch)
-            if fill is not shifted:  # where two independent noises are blended, some of their strength is lost
-                patch = patch + sigma / unit * (2 * laid * (1 - laid)).sqrt() * torch.randn_like(patch)
+            patch = patch + mask * (over - patch)
             opacity[i : i + 1] = torch.maximum(opacity[i : i + 1], mask)
         spoilt[i : i + 1] = (patch * unit + means[i]).clamp(-1, 1)
     return spoilt, opacity * visible(spoilt - x, opacity, sigma)
