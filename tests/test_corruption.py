@@ -83,7 +83,9 @@ def test_the_seed_decides_and_the_input_is_left_alone(spoil):
     assert not torch.equal(first[0], other[0])
 
 
-@pytest.mark.parametrize("shape", {*SHAPES, corruption.crack, corruption.bump, corruption.scratch}, ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "shape", {*SHAPES, corruption.crack, corruption.bump, corruption.scratch}, ids=lambda f: f.__name__
+)
 def test_shapes_are_opacities(shape):
     torch.manual_seed(1)
     x = torch.zeros(1, 1, 64, 80)
