@@ -136,7 +136,10 @@ def test_a_benchmark_trains_once_and_evaluates_every_mixture(tmp_path):
     told = generation(run, out=tmp_path, size=(96, 128)).read_text(encoding="utf-8")
     assert "| sample | 64x64 |" in told and "| normal image, phases shuffled | 128x96 |" in told
     judged = proxy(run)
-    assert {"map", "critic"} <= set(judged) and all(0 <= value <= 1 for value in judged.values())
-    assert judged["map"] == found["proxy"]
+    dense = judged["dense"]
+    assert {"map", "critic"} <= set(dense) and all(0 <= value <= 1 for value in dense.values())
+    assert dense["map"] == found["proxy"]
+    assert {"pit", "scratch, 1/2"} <= set(judged["whole"])
+    assert all(0 <= value <= 1 for one in judged["whole"].values() for value in one.values())
     with pytest.raises(ValueError, match="no row is called"):
         accuracy([SAMPLES], out=tmp_path, models=["best"])

@@ -116,7 +116,7 @@ def normal(tmp_path_factory) -> Path:
 def run(normal, tmp_path_factory) -> Path:
     """A calibrated run."""
     out = tmp_path_factory.mktemp("export") / "run"
-    train(normal, out=out, model="deep", steps=60, device="cpu")
+    train(normal, out=out, model="deep", steps=80, device="cpu")
     calibrate(out)
     return out
 

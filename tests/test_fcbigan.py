@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from anomalib_gan.edges import RINGS, along, depths
-from anomalib_gan.models import build
+from anomalib_gan.models import build, fcbigan
 from anomalib_gan.models.fcbigan import SHARE, SIGMAS
 from anomalib_gan.residuals import gaussian
 from anomalib_gan.scale import lost
@@ -125,3 +125,16 @@ def test_what_lies_along_the_generators_edge_is_not_in_a_sample():
     model.G = Framed()
     drawn = model.sample(2, 32, 48)
     assert drawn.shape == (2, 1, 32, 48) and not drawn.any()
+
+
+@torch.no_grad()
+def test_where_no_defect_can_be_seen_the_map_is_settled_all_the_same(monkeypatch):
+    def nothing(normals, stride):
+        return ((x, torch.zeros_like(x[:, :1])) for x in normals)
+
+    monkeypatch.setattr(fcbigan, "examples_of", nothing)
+    model = build("fcbigan", **SMALL).eval()
+    torch.manual_seed(0)
+    model.settle([0.3 * torch.randn(1, 1, 64, 96)])
+    assert model.found == {"smoothing": SIGMAS[0], "alpha": 1 - SHARE}
+    assert torch.isfinite(model.anomaly_map(torch.zeros(1, 1, 64, 64))).all()

@@ -311,7 +311,10 @@ class FCBiGAN(Model):
         ]
         truth = torch.cat([mask for _, mask in examples]).cpu()
         best = -1.0
-        for sigma in SIGMAS if self.smoothing is None else (self.smoothing,):
+        sigmas = SIGMAS if self.smoothing is None else (self.smoothing,)
+        self.found = {"smoothing": sigmas[0], "alpha": 1 - SHARE if self.alpha is None else self.alpha}
+        telling = bool(truth.any() and not truth.all())  # else no defect can be seen, and nothing tells settings apart
+        for sigma in sigmas if telling else ():
             self.smoothed(sigma)
             self.standardise(fields)
             found = torch.cat([self.relative(field).flatten(2)[0] for field, _ in examples], 1).cpu()
