@@ -56,7 +56,7 @@ class Muon(torch.optim.AdamW):
         step = orthogonal(gradient.lerp(average, momentum).flatten(1))  # Nesterov's look ahead
         length = weight.norm()
         weight.sub_(step.view(weight.shape) * (by * length / step.norm().clamp_min(1e-12)))
-        weight.mul_(length / weight.norm())
+        weight.mul_(length / weight.norm().clamp_min(1e-12))
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

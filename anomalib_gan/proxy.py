@@ -27,6 +27,7 @@ from anomalib_gan.corruption import (
     scratch,
     speck,
 )
+from anomalib_gan.evaluation import HIT_SHARE
 from anomalib_gan.model import Model
 from anomalib_gan.nets import enlarge, shrink
 from anomalib_gan.runtime.scores import WINDOW, image_score
@@ -45,7 +46,6 @@ FAMILIES = {
 }
 AROUND = 192  # px, side of the square that the one defect of an image lies in
 SEEN = 6  # px, least area of a defect
-HIT = 0.2  # of a defect's pixels that must be hotter than every clean image for it to count as hit
 
 
 @torch.no_grad()
@@ -72,7 +72,7 @@ def proxy(
 def _judged(model: Model, examples: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     truth: list[np.ndarray] = []
     found: dict[str, list[np.ndarray]] = {}
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    device = device_of(model)
     for spoilt, opacity in examples:
         chosen = torch.rand(opacity.shape) < 0.1
         truth.append((opacity > SPOILT)[chosen].numpy())
@@ -137,15 +137,16 @@ def whole(model: Model, normals: Sequence[Tensor], *, spoilt: int = 60, seed: in
     """Normal images against the same with one defect each, of kinds that training leaves out, small and large.
 
     By family: "pixel", the pooled pixel AUROC within the images with a defect against generous masks; "image", the
-    AUROC of the images' scores; "hit", the share of defects of whose pixels HIT are hotter than the hottest pixel of
-    all clean images. `normals`: (1, C, H, W) in [-1, 1]; large ones are taken in pieces of about WINDOW pixels. At
-    least `spoilt` images with a defect are judged of each family. ValueError where no image is large enough.
+    AUROC of the images' scores; "hit", the share of defects of whose pixels HIT_SHARE are hotter than the hottest
+    pixel of all clean images. `normals`: (1, C, H, W) in [-1, 1]; large ones are taken in pieces of about WINDOW
+    pixels. At least `spoilt` images are spoilt for each family; those in which no defect can be seen do not count, and
+    a family without any is left out. ValueError where no image is large enough.
     """
     least = max(model.stride, model.smallest, 2 * max(SCALES))
     pieces = [piece for x in normals for piece in pieces_of(x, model.stride) if min(piece.shape[-2:]) >= least]
     if not pieces:
         raise ValueError(f"no image is at least {least} pixels high and wide")
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    device = device_of(model)
 
     def seen(x: Tensor) -> np.ndarray:
         return model.anomaly_map(x.to(device))[0, 0].float().cpu().numpy()
@@ -161,17 +162,26 @@ def whole(model: Model, normals: Sequence[Tensor], *, spoilt: int = 60, seed: in
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(derive_seed(seed, name, scale, trial))
                     x, opacity = with_one(pieces[trial % len(pieces)], scale, one)
-                field, mask = seen(x), (opacity[0, 0] > SPOILT).numpy()
+                mask = (opacity[0, 0] > SPOILT).numpy()
+                if not mask.any():
+                    continue
+                field = seen(x)
                 values.append(field.ravel()[::7])
                 truth.append(generous(opacity)[0, 0].numpy().ravel()[::7])
                 warm.append(image_score(field))
-                hits.append(bool((field[mask] > hottest).mean() >= HIT))
+                hits.append(bool((field[mask] > hottest).mean() >= HIT_SHARE))
+            if not hits:
+                continue
             found[f"{name}, 1/{scale}" if scale > 1 else name] = {
                 "pixel": float(roc_auc_score(np.concatenate(truth), np.concatenate(values))),
                 "image": float(roc_auc_score([0] * len(scores) + [1] * len(warm), scores + warm)),
                 "hit": float(np.mean(hits)),
             }
     return found
+
+
+def device_of(model: Model) -> torch.device:
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def pieces_of(x: Tensor, stride: int) -> Iterator[Tensor]:

@@ -195,7 +195,7 @@ def proxy(run: str | os.PathLike[str], *, threads: int | None = None) -> dict[st
     whole = figures.whole(model, normals)
     print("\nHeld-back images against the same with one such defect each (1/2: of twice the size):")
     print(f"{'':<12} pixel AUROC  image AUROC  hit")
-    for name, one in [*whole.items(), ("mean", mean_of(list(whole.values())))]:
+    for name, one in [*whole.items(), *([("mean", mean_of(list(whole.values())))] if whole else [])]:
         print(f"{name:<12} {one['pixel']:<11.4f}  {one['image']:<11.4f}  {one['hit']:.2f}")
     return {"dense": dense, "whole": whole}
 

@@ -380,12 +380,14 @@ def test_images_must_be_those_of_the_training_unless_others_are_given(run, norma
 
 
 @pytest.mark.slow
-def test_parts_and_generator_come_only_from_models_that_have_them(model, run, normal, tmp_path):
+def test_parts_and_generator_come_only_from_models_that_have_them(normal, tmp_path):
+    torch.manual_seed(0)
+    model = Deep().eval()  # drawn afresh: how far training drives the hyperbolic tangent is not what is asked here
     graph = check_graph(generator_graph(model), manifest(), "generator")
     z = np.random.default_rng(0).normal(0, 3, (2, 3, 5, 6)).astype(np.float32)
     drawn = OnnxGraph(graph)(z=z)["image"]
     assert drawn.shape == (2, 1, 5, 6) and 0 <= drawn.min() < drawn.max() <= 1
-    assert gates.same_outputs(Drawn(model), OnnxGraph(graph), gates.codes(model))["image"] < 1e-5
+    assert gates.same_outputs(Drawn(model), OnnxGraph(graph), gates.codes(model))["image"] < 1e-6
     with pytest.raises(gates.GateError, match=r"image is .*, not below 0.0001"):
         gates.same_outputs(Drawn(Deep()), OnnxGraph(graph), gates.codes(model))
 

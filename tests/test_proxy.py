@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from anomalib_gan import corruption
 from anomalib_gan.corruption import corrupt_held_out, smooth_noise
 from anomalib_gan.model import Model
 from anomalib_gan.proxy import pieces_of, proxy, spoil, whole, with_one
@@ -100,3 +101,11 @@ def test_pieces_cover_an_image_but_for_what_is_less_than_a_stride():
     pieces = list(pieces_of(x, 16))
     assert [tuple(piece.shape[-2:]) for piece in pieces] == [(224, 192)] * 3
     assert torch.equal(torch.cat(pieces, -2), x[..., :672, :192])
+
+
+def test_a_family_of_which_nothing_can_be_seen_is_left_out(monkeypatch):
+    def unseen(x, *args, **kwargs):
+        return x, torch.zeros_like(x[:, :1])
+
+    monkeypatch.setattr(corruption, "spoil", unseen)
+    assert whole(Told(0.5), [flat(0)], spoilt=4) == {}
