@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF  # type: ignore[import-untyped]
 
+from anomalib_gan.likeness import same_things
 from anomalib_gan.runtime.image import ImageError, find_images, open_image
 from anomalib_gan.runtime.inspector import Opener
 from anomalib_gan.training import derive_seed
@@ -165,13 +166,13 @@ def pixel_size(images: Sequence[Normal]) -> float | None:
 def hold_out(images: Sequence[Normal], patch: int, seed: int) -> list[Held]:
     """What training must not see, so that thresholds come from pixels that are new to the model.
 
-    Of WHOLE_IMAGES or more, a fifth of the images; of fewer, the right-most fifth of each image's columns, at least
-    HELD_COLUMNS as far as one patch is left for training. An image that is too narrow gives none.
+    Of WHOLE_IMAGES or more, a fifth of the images, those of one thing together (see `same_things`); of fewer, the
+    right-most fifth of each image's columns, at least HELD_COLUMNS as far as one patch is left for training. An image
+    that is too narrow gives none.
     """
     if len(images) >= WHOLE_IMAGES:
-        generator = torch.Generator().manual_seed(derive_seed(seed, "hold out"))
-        chosen = torch.randperm(len(images), generator=generator)[: max(1, round(HELD_SHARE * len(images)))]
-        return [Held(str(images[i].path.absolute()), images[i].sha256, None) for i in sorted(chosen.tolist())]
+        chosen = _drawn([image.grey for image in images], derive_seed(seed, "hold out"))
+        return [Held(str(images[i].path.absolute()), images[i].sha256, None) for i in sorted(chosen)]
     held = []
     for image in images:
         _, height, width = image.grey.shape
@@ -180,6 +181,21 @@ def hold_out(images: Sequence[Normal], patch: int, seed: int) -> list[Held]:
             box = (0, width - columns, height, width)
             held.append(Held(str(image.path.absolute()), image.sha256, box))
     return held
+
+
+def _drawn(images: Sequence[Tensor], seed: int) -> list[int]:
+    """About HELD_SHARE of the images, by whole things. Where most images look alike, as those of one part that always
+    lies the same way do, that says nothing, and single images are drawn.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    wanted = max(1, round(HELD_SHARE * len(images)))
+    things = same_things(images)
+    chosen: list[int] = []
+    for thing in torch.randperm(int(things.max()) + 1, generator=generator).tolist():
+        members = np.flatnonzero(things == thing).tolist()
+        if len(chosen) + len(members) <= wanted:
+            chosen += members
+    return chosen if 2 * len(chosen) > wanted else torch.randperm(len(images), generator=generator)[:wanted].tolist()
 
 
 def write_split(seed: int, held: Sequence[Held]) -> dict[str, Any]:
