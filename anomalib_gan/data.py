@@ -231,8 +231,9 @@ class Crops:
     It is a pure function of (seed, n). A patch's middle is equally likely anywhere in any image, so large images count
     for more; where it would hang over the edge it is moved inwards, so what lies along edges is seen as well.
     An image smaller than a patch is mirrored out to one; smaller than half a patch is a ValueError. Each patch is
-    flipped and its brightness and contrast changed at random by up to `jitter` (0: not at all). With share = (rank,
-    world) it is this process's part of the world's batch, which is `world` times as large.
+    flipped, magnified or shrunk at random by a factor of up to 1 + `zoom`, as far as the image reaches, and its
+    brightness and contrast changed by up to `jitter` (0: not at all). With share = (rank, world) it is this process's
+    part of the world's batch, which is `world` times as large.
     """
 
     def __init__(
@@ -245,13 +246,14 @@ class Crops:
         device: str | torch.device = "cpu",
         flips: bool = True,
         jitter: float = 0.1,
+        zoom: float = 0.0,
         channels: int | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> None:
         if not images:
             raise ValueError("there is no image to train on")
         self.patch, self.size, self.seed, self.device = patch, batch, seed, torch.device(device)
-        self.flips, self.jitter, self.share = flips, jitter, share
+        self.flips, self.jitter, self.zoom, self.share = flips, jitter, zoom, share
         self.channels = channels or images[0].shape[0]
         self.images = [fill(image, patch).to(self.device) for image in images]
         self.ends = torch.tensor(list(accumulate(image.shape[1] * image.shape[2] for image in self.images)))
@@ -260,21 +262,25 @@ class Crops:
         rank, world = self.share
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "batch", n))
         places = torch.randint(int(self.ends[-1]), (self.size * world,), generator=generator)
-        chance = torch.rand((4, self.size * world), generator=generator)
+        chance = torch.rand((5, self.size * world), generator=generator)
         mine = slice(rank * self.size, (rank + 1) * self.size)
-        x = torch.stack([self._crop(place) for place in places[mine]])
+        sides = (self.patch * (1 + self.zoom) ** (2 * chance[4] - 1)).round().long()
+        x = torch.stack([self._crop(*drawn) for drawn in zip(places[mine], sides[mine].tolist(), strict=True)])
         x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-        return self._augment(x, chance[:, mine]).expand(-1, self.channels, -1, -1)
+        return self._augment(x, chance[:4, mine]).expand(-1, self.channels, -1, -1)
 
-    def _crop(self, place: Tensor) -> Tensor:
+    def _crop(self, place: Tensor, side: int) -> Tensor:
+        """A square around a place, of `side` pixels as far as there are so many, brought to the size of a patch."""
         index = int(torch.searchsorted(self.ends, place, right=True))
         image = self.images[index]
         offset = int(place) - (int(self.ends[index - 1]) if index else 0)
+        side = min(side, *image.shape[1:])
         top, left = (
-            min(max(middle - self.patch // 2, 0), size - self.patch)
+            min(max(middle - side // 2, 0), size - side)
             for middle, size in zip(divmod(offset, image.shape[2]), image.shape[1:], strict=True)
         )
-        return image[:, top : top + self.patch, left : left + self.patch]
+        crop = image[:, top : top + side, left : left + side]
+        return crop if side == self.patch else TF.resize(crop, [self.patch, self.patch], antialias=True)
 
     def _augment(self, x: Tensor, chance: Tensor) -> Tensor:
         """torchvision's flips and its brightness and contrast of ColorJitter, with one draw per patch, all at once."""

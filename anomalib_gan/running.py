@@ -32,6 +32,7 @@ from anomalib_gan.training import READ_EVERY, Progress, Trainer, derive_seed
 
 MINUTES = 18.0
 JITTER = 0.1
+ZOOM = 0.0
 MEASURED = (10, 30)  # rounds between which, at least, the speed is measured that the plan rests on
 MEASURING = (0.02, 0.05)  # share of the budget that this takes at least and at most: the pace varies
 RESERVE = (
@@ -67,12 +68,15 @@ class Settings:
     white: float | None = None
     flips: bool = True
     jitter: float = JITTER
+    zoom: float = ZOOM
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"{self.steps} steps are not possible: give at least 1")
         if self.minutes is not None and self.minutes <= 0:
             raise ValueError(f"{self.minutes} minutes are not possible: give more than 0")
+        if not 0 <= self.zoom <= 1:
+            raise ValueError(f"a zoom of {self.zoom} is not possible: give 0 to 1")
 
     def for_run(self, run: Path, *, resume: bool, dry_run: bool) -> Settings | None:
         """These, or of an interrupted run that is resumed its own; None where that is finished.
@@ -173,6 +177,7 @@ class Job:
             share=(place.rank, place.world),
             flips=settings.flips,
             jitter=settings.jitter,
+            zoom=settings.zoom,
         )
         trainer = Trainer(net, crops, settings.steps, seed=settings.seed)
         told = [

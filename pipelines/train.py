@@ -10,7 +10,7 @@ import torch
 import typer
 
 from anomalib_gan import models, terminal
-from anomalib_gan.running import JITTER, MINUTES, Job, Settings, processes
+from anomalib_gan.running import JITTER, MINUTES, ZOOM, Job, Settings, processes
 from anomalib_gan.specs import parse_params
 from pipelines import options
 
@@ -33,6 +33,7 @@ def train(
     white: float | None = None,
     flips: bool = True,
     jitter: float = JITTER,
+    zoom: float = ZOOM,
     checkpoint_every: float = 60.0,
 ) -> Path:
     """Trains `model` on the normal images of `folder` and returns the run's folder `out`.
@@ -46,7 +47,7 @@ def train(
     run, console = Path(out), terminal.plain()
     given = Settings(
         model=model, params=params or {}, seed=seed, minutes=None if steps else minutes, steps=steps, device=device,
-        threads=threads, info_bar=info_bar, bits=bits, white=white, flips=flips, jitter=jitter,
+        threads=threads, info_bar=info_bar, bits=bits, white=white, flips=flips, jitter=jitter, zoom=zoom,
     )  # fmt: skip
     settings = given.for_run(run, resume=resume, dry_run=dry_run)
     if settings is None:
@@ -105,6 +106,9 @@ def command(
     jitter: Annotated[
         float, typer.Option(help="Random change of brightness and contrast of the patches, as a share.")
     ] = JITTER,
+    zoom: Annotated[
+        float, typer.Option(help="Random change of magnification of the patches: 0.3 is up to 1.3 times or 1/1.3.")
+    ] = ZOOM,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
 ) -> None:
     """Learn what normal images look like: train a model on a folder of normal images, one or thousands.
@@ -119,7 +123,7 @@ def command(
         train(
             folder, out=out, model=model, minutes=minutes, steps=steps, seed=seed, device=device, threads=threads,
             resume=resume, dry_run=dry_run, params=parse_params(model, param), info_bar=info_bar, bits=bits,
-            white=white, flips=flips, jitter=jitter, checkpoint_every=checkpoint_every,
+            white=white, flips=flips, jitter=jitter, zoom=zoom, checkpoint_every=checkpoint_every,
         )  # fmt: skip
     except torch.OutOfMemoryError as error:
         raise MemoryError(

@@ -222,12 +222,15 @@ def test_parameters_take_the_types_of_the_defaults():
 
 
 def test_the_command_reaches_the_job(folder, tmp_path):
-    options = ["--steps", 2, "--seed", 4, "--param", "width=6", "--info-bar", 8, "--no-flips", "--jitter", 0]
+    options = ["--steps", 2, "--seed", 4, "--param", "width=6", "--info-bar", 8]
+    options += ["--no-flips", "--jitter", 0, "--zoom", 0.2]
     result = run_command(folder, "--out", tmp_path / "x", "--model", "toy", *options)
     assert result.exit_code == 0, result.output
     card = read_json(tmp_path / "x/card.json")
     assert card["settings"]["info_bar"] == 8 and card["data"]["images"][0]["height"] == 40
-    assert not card["settings"]["flips"] and card["settings"]["jitter"] == 0 and card["spec"]["params"]["width"] == 6
+    assert not card["settings"]["flips"] and card["spec"]["params"]["width"] == 6
+    assert card["settings"]["jitter"] == 0 and card["settings"]["zoom"] == 0.2
+    assert run_command(folder, "--out", tmp_path / "z", "--zoom", 3).exit_code == 2
     result = run_command(folder, "--out", tmp_path / "y", "--info-bar", "half")
     assert result.exit_code == 2 and "number of rows" in result.output
 

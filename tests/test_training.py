@@ -373,8 +373,8 @@ def test_batch_n_is_a_pure_function_of_seed_and_n():
 @settings(max_examples=15, deadline=None)
 def test_the_shares_of_all_processes_make_the_batch_of_one(world, n):
     images = [torch.from_numpy(texture(0))[None]]
-    parts = [data.Crops(images, 16, 3, share=(rank, world))(n) for rank in range(world)]
-    assert torch.equal(torch.cat(parts), data.Crops(images, 16, 3 * world)(n))
+    parts = [data.Crops(images, 16, 3, zoom=0.3, share=(rank, world))(n) for rank in range(world)]
+    assert torch.equal(torch.cat(parts), data.Crops(images, 16, 3 * world, zoom=0.3)(n))
 
 
 def test_held_back_pixels_never_appear_in_a_batch():
@@ -416,6 +416,17 @@ def test_patches_are_mirrored_and_jittered_one_by_one():
     levels = (jittered + 1).mean((1, 2, 3)) / (data.signed(ramp) + 1).mean()
     assert 0.89 < float(levels.min()) < 0.95 and 1.05 < float(levels.max()) < 1.11
     assert len(levels.unique()) > 32
+
+
+def test_patches_are_magnified_and_shrunk_one_by_one_within_the_image():
+    rows = torch.arange(96)
+    ramp = (2 * rows[:, None] + 0 * rows).to(torch.uint8)[None]  # its slope tells the magnification
+    x = data.Crops([ramp], 32, 200, flips=False, jitter=0, zoom=0.5)(0)
+    slope = (x[:, 0, 24] - x[:, 0, 8]).mean(-1) * 255 / 2 / 16 / 2
+    assert 0.64 < float(slope.min()) < 0.72 and 1.4 < float(slope.max()) < 1.53
+    assert 80 < int((slope < 1).sum()) < 120  # as often larger as smaller
+    narrow = data.Crops([ramp[:, :34]], 32, 50, flips=False, jitter=0, zoom=1.0)(0)
+    assert narrow.shape == (50, 1, 32, 32)
 
 
 def test_small_images_are_mirrored_out_and_tiny_ones_refused():
