@@ -307,7 +307,7 @@ class Records:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, mend: str = "wait for it or choose another --out") -> Iterator[None]:
     """Holds `folder` for this process alone; RecordsError when another one holds it.
 
     The lock is SQLite's own file lock, which the operating system takes back when the process dies, however it dies; so
@@ -320,9 +320,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
                 raise
-            raise RecordsError(
-                f"another process is writing to {folder}: wait for it or choose another --out"
-            ) from error
+            raise RecordsError(f"another process is writing to {folder}: {mend}") from error
         yield
     finally:
         connection.close()

@@ -97,9 +97,10 @@ class InspectionRecord(Base):
         Index("inspections_by_time", "scored_at", "id"),
         Index("inspections_by_verdict", "verdict", "scored_at", "score"),
         Index("inspections_by_batch", "batch", "verdict", "scored_at", "score"),
-        Index("inspections_by_model", "model", "verdict", "scored_at", "score", "peak"),
+        Index("inspections_by_model", "model", "verdict", "scored_at", "score"),
+        Index("inspections_by_threshold", "model", "verdict", "score", "peak"),
+        Index("inspections_by_calibration", "calibration", "scored_at", "id", "score"),
         Index("inspections_by_severity", "verdict", "score", "id"),
-        Index("inspections_by_score", "score"),
         Index("inspections_by_bytes", "batch", "sha256"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
