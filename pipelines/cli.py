@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": "Measure a run on a labelled dataset in MVTec layout.",
     "records": "Export, prune and back up the results database.",
     "export": "Write a trained model as a bundle that runs without torch.",
+    "users": "Say who may sign in to the dashboard.",
     "benchmark": "Measure accuracy, speed, what a run generates, and its maps without a real defect.",
 }
 EXTRAS = {"torch": "train", "torchvision": "train", "sklearn": "train", "matplotlib": "train", "onnxscript": "train"}

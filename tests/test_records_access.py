@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from anomalib_gan.records import access
 from anomalib_gan.records.access import ROLES, Role, User, add_user, remove_user, require, users, verify
+from pipelines.cli import main
 
 PASSWORD = "correct horse"
 
@@ -111,3 +114,32 @@ def test_an_engineer_may_do_all_and_an_operator_what_operators_may(has: Role, ne
     else:
         with pytest.raises(PermissionError, match="Ann is an operator: only an engineer may change thresholds"):
             require(User("Ann", has), needs, "change thresholds")
+
+
+def users_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str, *arguments: str):
+    """(exit code, output, errors) of `anomalib-gan users`, with a password in the pipe."""
+    monkeypatch.setattr(sys, "argv", ["anomalib-gan", "users", *arguments])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    found = capsys.readouterr()
+    return int(ended.value.code or 0), found.out, found.err
+
+
+def test_the_command_adds_lists_and_removes_whom_the_file_then_knows(tmp_path, monkeypatch, capsys):
+    file = str(tmp_path / "users.json")
+
+    def run(typed: str, *arguments: str) -> tuple[int, str, str]:
+        return users_command(monkeypatch, capsys, typed, *arguments, "--users", file)
+
+    assert run("correct horse\n", "add", "Ann") == (0, f"{file}: Ann, operator\n", "")
+    assert run("battery staple\n", "add", "Ena", "--role", "engineer")[0] == 0
+    assert verify(file, "Ena", "battery staple") == User("Ena", "engineer")
+    assert run("", "list")[1] == "Ann, operator\nEna, engineer\n"
+    code, _, told = run("short\n", "add", "Bob")
+    assert code == 2 and "give at least 8" in told
+    code, _, told = run("long enough\n", "add", "Bob", "--role", "owner")
+    assert code == 2 and "is no role" in told
+    assert run("", "remove", "Ann")[0] == 0 and verify(file, "Ann", "correct horse") is None
+    code, _, told = run("", "remove", "Ann")
+    assert code == 2 and "has no user" in told
