@@ -29,9 +29,11 @@ COMMANDS = {
     "score": "Score a folder of images: maps, verdicts, defects, a report.",
     "evaluate": "Measure a run on a labelled dataset in MVTec layout.",
     "export": "Write a trained model as a bundle that runs without torch.",
+    "dashboard": "Inspect images and explore detectors in a browser.",
     "benchmark": "Measure accuracy, speed, what a run generates, and its maps without a real defect.",
 }
-EXTRAS = {"torch": "train", "torchvision": "train", "sklearn": "train", "matplotlib": "train", "onnxscript": "train"}
+EXTRAS = dict.fromkeys(("torch", "torchvision", "sklearn", "matplotlib", "onnxscript"), "train")
+EXTRAS["streamlit"] = "dashboard"
 
 
 def version(wanted: bool) -> None:
