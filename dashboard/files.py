@@ -20,7 +20,7 @@ class RefusedPathError(ValueError):
 def resolve(root: str | os.PathLike[str], relative: str) -> Path:
     """The existing file or folder `relative`, with slashes, below the configured folder `root`.
 
-    RefusedPathError for whatever is absolute, names a drive, holds `..`, `.`, a backslash or a control character, and
+    RefusedPathError for whatever is absolute, names a drive, holds `..`, `.`, a backslash or what is not printable, and
     where a link on the way leads out of `root`. Links that stay within are followed.
     """
     parts = relative.split("/")
@@ -29,7 +29,8 @@ def resolve(root: str | os.PathLike[str], relative: str) -> Path:
         and not PureWindowsPath(relative).anchor
         and all(part not in ("", ".", "..") for part in parts)
         and all(part.isprintable() for part in parts)
-        and not set(relative) & {"\\", ":"}
+        and "\\" not in relative
+        and (os.name != "nt" or ":" not in relative)  # which names another stream of a file there
     )
     if not plain:
         raise RefusedPathError(f"{short(relative)} is no path within a configured folder")

@@ -128,7 +128,8 @@ def report(chosen: Detector, item: Item, seen: Look) -> tuple[int, Box] | None:
         )
     focus = defects(seen)
     timing = ", ".join(f"{name} {seconds(value)}" for name, value in found.timing.items())
-    st.caption(f"{plain(item.name)}, {found.width} x {found.height} px  \n{timing}; {plain(found.device.partition(" (")[0])}")
+    place, _, _ = found.device.partition(" (")
+    st.caption(f"{plain(item.name)}, {found.width} x {found.height} px  \n{timing}; {plain(place)}")
     decision = st.session_state.get("decisions", {}).get(item.key)
     if decision:
         st.markdown(f"You **{WORDS[decision]}** it.")
