@@ -30,10 +30,12 @@ COMMANDS = {
     "evaluate": "Measure a run on a labelled dataset in MVTec layout.",
     "records": "Export, prune and back up the results database.",
     "export": "Write a trained model as a bundle that runs without torch.",
+    "dashboard": "Inspect images and explore detectors in a browser.",
     "users": "Say who may sign in to the dashboard.",
     "benchmark": "Measure accuracy, speed, what a run generates, and its maps without a real defect.",
 }
-EXTRAS = {"torch": "train", "torchvision": "train", "sklearn": "train", "matplotlib": "train", "onnxscript": "train"}
+EXTRAS = dict.fromkeys(("torch", "torchvision", "sklearn", "matplotlib", "onnxscript"), "train")
+EXTRAS["streamlit"] = "dashboard"
 
 
 def version(wanted: bool) -> None:

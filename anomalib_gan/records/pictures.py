@@ -148,16 +148,23 @@ def write_overlay(
     write_bytes(path, _encode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90]))
 
 
+def heat_colours() -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """(256, 3) blue, green, red of the heat levels 0 to 255, which span `heat_range`; (256,) how much they cover."""
+    levels = np.arange(256)
+    # A column, for OpenCV 4 takes a plain list of levels for a column and OpenCV 5 for a row.
+    colours = np.asarray(cv2.applyColorMap(levels.astype(np.uint8)[:, None], cv2.COLORMAP_INFERNO), np.uint8)
+    begin, end = VISIBLE
+    shown = np.clip((HEAT_SPAN * levels / 255 - begin) / (end - begin), 0, 1)
+    return colours[:, 0], 0.65 * shown * shown * (3 - 2 * shown)
+
+
 @lru_cache(1)
 def _colours() -> NDArray[np.uint32]:
     """The colour (four bytes: blue, green, red, 0) of heat level h over grey level g, at place 256 h + g."""
-    levels = np.arange(256)
-    colours = cv2.applyColorMap(levels.astype(np.uint8), cv2.COLORMAP_INFERNO)  # (256, 1, 3)
-    begin, end = VISIBLE
-    shown = np.clip((HEAT_SPAN * levels / 255 - begin) / (end - begin), 0, 1)
-    opacity = (0.65 * shown * shown * (3 - 2 * shown))[:, None, None]
+    colours, covering = heat_colours()
+    opacity = covering[:, None, None]
     table = np.zeros((256, 256, 4), np.uint8)
-    table[..., :3] = np.rint((1 - opacity) * levels[None, :, None] + opacity * colours)
+    table[..., :3] = np.rint((1 - opacity) * np.arange(256)[None, :, None] + opacity * colours[:, None])
     return table.view(np.uint32).ravel()
 
 

@@ -1,0 +1,43 @@
+"""What Streamlit runs: the guard, the menu, the page."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import streamlit as st
+
+from dashboard import settings
+from dashboard.access import guard, sign_out
+from dashboard.pages import PAGES, Page
+
+# The numbers and tables are for screens at the line: less white space than Streamlit leaves.
+STYLE = """<style>
+[data-testid="stMainBlockContainer"] { padding: 4.4rem 1.5rem 1rem; }
+[data-testid="stSidebarUserContent"] { padding-top: 0.5rem; }
+[data-testid="stVerticalBlock"] { gap: 0.6rem; }
+</style>"""
+
+
+def show(page: Page) -> None:
+    """Every page passes the guard itself, whichever way it was reached."""
+    page.show(guard())
+
+
+def main() -> None:
+    st.set_page_config(page_title="anomalib_gan", layout="wide")
+    st.html(STYLE)
+    # Defined before anybody is let in, so that Streamlit never lists the files in pages/ by itself.
+    pages = [
+        st.Page(partial(show, page), title=page.title, url_path=page.path, default=page is PAGES[0]) for page in PAGES
+    ]
+    chosen = st.navigation(pages, position="top")
+    user = guard()
+    if settings.read().users:
+        with st.sidebar:
+            st.caption(f"{user.name}, {user.role}")
+            st.button("Sign out", on_click=sign_out)
+    chosen.run()
+
+
+if __name__ == "__main__":
+    main()

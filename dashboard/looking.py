@@ -1,0 +1,100 @@
+"""One look at one image: its inspection, as the viewer shows it. The latest stay in the session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+
+from anomalib_gan.runtime.bundle import PARTS
+from anomalib_gan.runtime.inspector import Inspection
+from dashboard.detectors import Detector
+from dashboard.sources import Item
+from dashboard.text import area
+from dashboard.viewer import Scene, toned, warmed
+
+KEPT_BYTES = 96 * 2**20
+"""Of pictures that a session keeps, the one that is looked at always among them."""
+RECONSTRUCTED = 16 * 2**20
+"""Pixels up to which an image is also reconstructed, which takes as long as its map."""
+
+
+@dataclass(eq=False)
+class Look:
+    """What was found (without the map, which the scene has as heat) and what the viewer shows."""
+
+    found: Inspection
+    scene: Scene
+
+    @property
+    def bytes(self) -> int:
+        pictures = (self.scene.image, self.scene.heat, self.scene.reconstruction)
+        return sum(one.nbytes for one in pictures if one is not None)
+
+
+def look(detector: Detector, item: Item) -> Look:
+    """Inspects the image, or remembers it. ImageError, MemoryError or another ValueError says why it cannot be."""
+    kept: dict[tuple[Any, ...], Look] = st.session_state.setdefault("looks", {})
+    key = (detector, item.key)
+    if key not in kept:
+        kept[key] = inspect(detector, item)
+    kept[key] = kept.pop(key)  # the latest last
+    while len(kept) > 1 and sum(one.bytes for one in kept.values()) > KEPT_BYTES:
+        kept.pop(next(iter(kept)))
+    return kept[key]
+
+
+def inspect(detector: Detector, item: Item) -> Look:
+    start = perf_counter()
+    with detector.open(item.open(), item.name) as picture:
+        opened = perf_counter() - start
+        found = detector.inspector(picture)
+        found.timing["decode"] += opened
+        assert found.map is not None
+        pixels = picture.rows(0, picture.height)
+        reconstruction, without = None, ""
+        if not detector.has(PARTS):
+            without = f"This bundle has no {PARTS}, so there is no reconstruction: export it with --parts."
+        elif picture.content * picture.width > RECONSTRUCTED:
+            without = f"Images above {RECONSTRUCTED // 2**20} Mpx are not reconstructed here."
+        else:
+            start = perf_counter()
+            again = detector.parts(picture)["reconstruction"]
+            found.timing["reconstruction"] = perf_counter() - start
+            reconstruction = _beside(again, pixels, picture.content)
+        like = pixels[: picture.content]
+        scene = Scene(
+            key=f"{item.key} {found.model[:16]}",
+            label=describe(found),
+            image=toned(pixels, like),
+            heat=warmed(found.map, detector.inspector.backend.scale),
+            scale=detector.inspector.backend.scale,
+            reconstruction=None if reconstruction is None else toned(reconstruction, like),
+            without=without,
+            defects=[
+                (
+                    (one.top, one.left, one.bottom, one.right),
+                    f"Defect {number}\n{area(one.area, one.area_um2)}\npeak {one.peak:.3g}",
+                )
+                for number, one in enumerate(found.defects[:200], 1)
+            ],
+        )
+    return Look(replace(found, map=None), scene)
+
+
+def _beside(again: NDArray[np.float32], pixels: NDArray[Any], content: int) -> NDArray[Any]:
+    """The reconstruction at the image's size; below its content stands the image itself."""
+    channels = max(again.shape[2], pixels.shape[2])
+    bar = np.broadcast_to(pixels[content:], (len(pixels) - content, pixels.shape[1], channels))
+    return np.concatenate([np.broadcast_to(again, (*again.shape[:2], channels)), bar])
+
+
+def describe(found: Inspection) -> str:
+    """The inspection in a sentence, for who cannot see the picture."""
+    count = f"{found.defect_count} defect{'' if found.defect_count == 1 else 's'}"
+    verdict = f"{found.verdict}, {count}" if found.verdict else "not calibrated"
+    return f"{found.name}, {found.width} x {found.height} px: {verdict}, score {found.score:.3g}"

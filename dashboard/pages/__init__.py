@@ -1,0 +1,21 @@
+"""The pages, in the order of the menu. A new one is a file here, with a function `page(user)`, and a line below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from anomalib_gan.records.access import User
+from dashboard.pages import explore, inspect
+
+
+class Page(NamedTuple):
+    title: str
+    path: str  # in the browser's address
+    show: Callable[[User], None]
+
+
+PAGES = (
+    Page("Inspect", "inspect", inspect.page),
+    Page("Explore", "explore", explore.page),
+)

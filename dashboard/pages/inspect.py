@@ -1,0 +1,182 @@
+"""Inspect: drop images, pick a folder or take a picture, and see at once what the detector makes of it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import streamlit as st
+
+from anomalib_gan.records.access import User
+from dashboard.choosing import choose, detector
+from dashboard.detectors import Detector
+from dashboard.looking import Look, look
+from dashboard.sources import Item
+from dashboard.text import area, plain, seconds
+from dashboard.verdicts import banner, gauge
+from dashboard.viewer import Box, Event, Scene, viewer
+
+WORDS = {"accept": "accepted", "reject": "rejected"}
+
+
+def page(user: User) -> None:
+    with st.sidebar:
+        chosen = detector()
+        items = choose(chosen) if chosen else []
+    if chosen is None:
+        return
+    if not items:
+        st.info("Drop images on the left, or choose where else they come from.")
+        return
+    at = position(items)
+    item = items[at]
+    try:
+        with st.spinner("Inspecting ..."):
+            seen = look(chosen, item)
+    except (ValueError, OSError, MemoryError) as error:  # about this image; the others are still there
+        st.error(f"**This image cannot be inspected.** {plain(str(error) or 'not enough memory')}")
+        if len(items) > 1:  # the same viewer, so that its keys lead on
+            viewer(nothing(item), "viewer", take=partial(take, user, len(items)), steps=True, height="120px")
+        return
+    left, right = st.columns([7, 3], gap="medium")
+    with right:
+        focus = report(chosen, item, seen)
+    boxes: list[Box] = st.session_state.setdefault("boxes", {}).setdefault(item.key, [])
+    seen.scene.marks = tuple(boxes)
+    st.session_state.setdefault("scenes", {})[seen.scene.key] = item.key
+    with left:
+        viewer(
+            seen.scene,
+            "viewer",
+            take=partial(take, user, len(items)),
+            steps=len(items) > 1,
+            judging=True,
+            drawing=True,
+            focus=focus,
+        )
+
+
+# --- which image ---------------------------------------------------------------------------------------------------
+
+
+def position(items: list[Item]) -> int:
+    """Where among the images we are; the list in the sidebar and the keys both move it."""
+    before = st.session_state.get("at")
+    # Streamlit knows a choice by its label: of one that is gone only the label is left.
+    if not isinstance(before, int) or not 0 <= before < len(items):
+        st.session_state["at"] = 0
+    with st.sidebar:
+        at: int = st.selectbox(
+            f"Image, of {len(items)}", range(len(items)), format_func=lambda i: f"{i + 1}: {items[i].name}", key="at"
+        )
+    return at
+
+
+def step(by: int, count: int) -> None:
+    at = st.session_state.get("at")
+    st.session_state["at"] = ((at if isinstance(at, int) else 0) + by) % count
+
+
+def nothing(item: Item) -> Scene:
+    """Stands for an image that cannot be shown."""
+    return Scene(f"nothing {item.key}", f"{item.name} cannot be inspected", np.full((60, 400), 24, np.uint8))
+
+
+# --- what people do ------------------------------------------------------------------------------------------------
+
+
+def take(user: User, count: int, event: Event) -> None:
+    """What was done in the viewer, to the image that it showed then."""
+    if event.kind in ("next", "previous"):
+        step(1 if event.kind == "next" else -1, count)
+        return
+    key = st.session_state.get("scenes", {}).get(event.scene)
+    if key is None:  # no image that this session has shown
+        return
+    if event.box is not None:
+        st.session_state.setdefault("boxes", {}).setdefault(key, []).append(event.box)
+    else:
+        decide(user, key, event.kind)
+
+
+def decide(user: User, key: str, decision: str) -> None:
+    """Notes what the person says of the image, for this session."""
+    st.session_state.setdefault("decisions", {})[key] = decision
+
+
+def forget_boxes(key: str) -> None:
+    st.session_state["boxes"][key] = []
+
+
+# --- what was found ------------------------------------------------------------------------------------------------
+
+
+def report(chosen: Detector, item: Item, seen: Look) -> tuple[int, Box] | None:
+    """Verdict, score, defects and timing; the defect that was chosen in the table, for the viewer to look at."""
+    found, calibration = seen.found, chosen.inspector.calibration
+    st.html(banner(found.verdict))
+    if calibration is None:
+        st.warning(
+            "This detector is not calibrated, so it gives no verdicts: `anomalib-gan calibrate BUNDLE --good DIR`."
+        )
+        st.markdown(f"Score **{found.score:.4g}**")
+    else:
+        st.html(gauge(found.score, calibration))
+        st.markdown(
+            f"Score **{found.score:.4g}** &nbsp; review above {calibration.review:.4g}, reject above "
+            f"{calibration.reject:.4g}"
+        )
+    focus = defects(seen)
+    timing = ", ".join(f"{name} {seconds(value)}" for name, value in found.timing.items())
+    place, _, _ = found.device.partition(" (")
+    st.caption(f"{plain(item.name)}, {found.width} x {found.height} px  \n{timing}; {plain(place)}")
+    decision = st.session_state.get("decisions", {}).get(item.key)
+    if decision:
+        st.markdown(f"You **{WORDS[decision]}** it.")
+    boxes = st.session_state.get("boxes", {}).get(item.key, [])
+    if boxes:
+        told = "; ".join(_size(box, found.pixel_size) for box in boxes[-4:])
+        st.markdown(f"{len(boxes)} drawn: {told}")
+        st.button("Remove the drawn boxes", on_click=forget_boxes, args=(item.key,))
+    unmeasured = "the file states no pixel size, so areas are in pixels alone"
+    for note in dict.fromkeys((*found.notes, *chosen.notes, *[unmeasured] * (found.pixel_size is None))):
+        st.caption(plain(note))
+    if seen.scene.without:
+        st.caption(plain(seen.scene.without))
+    return focus
+
+
+def defects(seen: Look) -> tuple[int, Box] | None:
+    found = seen.found
+    if not found.defects:
+        if found.verdict:
+            st.markdown("**No defects**")
+        return None
+    st.markdown(f"**{found.defect_count} defect{'' if found.defect_count == 1 else 's'}**; choose one to look at it")
+    shown = found.defects[: len(seen.scene.defects)]
+    table: dict[str, list[float | int | None]] = {
+        "no.": list(range(1, len(shown) + 1)),
+        "area px": [one.area for one in shown],
+        "area \N{MICRO SIGN}m\N{SUPERSCRIPT TWO}": [one.area_um2 for one in shown],
+        "peak": [round(one.peak, 2) for one in shown],
+        "x": [round(one.col) for one in shown],
+        "y": [round(one.row) for one in shown],
+    }
+    if found.pixel_size is None:
+        del table["area \N{MICRO SIGN}m\N{SUPERSCRIPT TWO}"]
+    picked = st.dataframe(
+        table,
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        key=f"defects {seen.scene.key}",
+        height=35 * min(len(shown), 4) + 38,
+    )
+    rows = picked["selection"]["rows"]
+    return (hash((seen.scene.key, rows[0])), seen.scene.defects[rows[0]][0]) if rows else None
+
+
+def _size(box: Box, pixel_size: float | None) -> str:
+    height, width = box[2] - box[0], box[3] - box[1]
+    px = height * width
+    return f"{width} x {height} px ({area(px, None if pixel_size is None else px * pixel_size**2)})"
