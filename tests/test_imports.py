@@ -64,6 +64,7 @@ def test_forbidden_imports(path):
         "onnxruntime": (f"{A}.runtime.session", f"{A}.export"),
         "onnx": (f"{A}.runtime.bundle", f"{A}.export"),
         "sqlalchemy": (f"{A}.records",),
+        "alembic": (f"{A}.records.migrations",),
         "matplotlib": (f"{A}.plots",),
         "rich": (f"{A}.terminal", "pipelines"),
         "typer": ("pipelines",),

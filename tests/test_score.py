@@ -478,3 +478,14 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_module, "open_inspector", lambda run, **options: Inspector(Filter()))
     with pytest.raises(ValueError, match="anomalib-gan calibrate"):
         score_module.score(tmp_path, folder, out=tmp_path / "out")
+
+
+def test_two_folders_score_into_one_database_and_each_goes_on_where_it_ended(tmp_path: Path, database: str) -> None:
+    for name, levels in (("a", (0, 40)), ("b", (0,))):
+        folder = folder_of(tmp_path / name, levels)
+        for _ in range(2):
+            score_folder(inspector(), folder, tmp_path / "out" / name, database=database)
+        assert not (tmp_path / "out" / name / "results.db").exists()
+        with Records(database, folder, Filter.hash, {}, THRESHOLDS.to_json(), out=tmp_path / "out" / name) as records:
+            assert len(list(records.inspections())) == len(levels)
+        assert len((tmp_path / "out" / name / "results.csv").read_text().splitlines()) == len(levels) + 1

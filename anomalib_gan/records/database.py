@@ -1,10 +1,11 @@
-"""The results database: which model and calibration looked at which image, and what they found."""
+"""The results database: opened, brought up to date, and written by the job that scores a folder."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,188 +13,174 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    CheckConstraint,
-    DateTime,
-    Dialect,
-    Engine,
-    ForeignKey,
-    String,
-    TypeDecorator,
-    UniqueConstraint,
-    case,
-    create_engine,
-    delete,
-    event,
-    func,
-    select,
-)
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy import Connection, Engine, case, create_engine, delete, event, func, insert, inspect, select, text
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.orm import Session
 
-SCHEMA = 1
-VERDICTS = ("reject", "review", "invalid", "accept")
+from anomalib_gan.records.schema import (
+    SCHEMA,
+    VERDICTS,
+    VERSION,
+    Base,
+    Batch,
+    CalibrationRecord,
+    DefectRecord,
+    InspectionRecord,
+    ModelRecord,
+)
+
+__all__ = ["VERDICTS", "DefectRecord", "InspectionRecord", "Records", "RecordsError", "connect", "exclusive"]
 
 
 class RecordsError(ValueError):
     """The results cannot be used as asked; the message names the file and the mend."""
 
 
-class UTCTime(TypeDecorator[datetime]):
-    """An aware UTC time, also in SQLite, which forgets time zones."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+def is_url(database: str | os.PathLike[str]) -> bool:
+    return isinstance(database, str) and "://" in database
 
 
-class Base(DeclarativeBase):
-    type_annotation_map = {datetime: UTCTime, dict[str, Any]: JSON}  # noqa: RUF012
+def connect(database: str | os.PathLike[str]) -> Engine:
+    """The engine of a SQLite file (a path) or of any other database (a URL), its tables made or brought up to date.
 
-
-class ModelRecord(Base):
-    """A trained model: the SHA-256 of its weights and its card."""
-
-    __tablename__ = "models"
-    hash: Mapped[str] = mapped_column(String(64), primary_key=True)
-    card: Mapped[dict[str, Any]]
-
-
-class CalibrationRecord(Base):
-    """Thresholds of one model; the id is the SHA-256 of their JSON, so equal thresholds are one row."""
-
-    __tablename__ = "calibrations"
-    id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    model: Mapped[str] = mapped_column(ForeignKey("models.hash"))
-    content: Mapped[dict[str, Any]]
-
-
-class Batch(Base):
-    """One scored folder."""
-
-    __tablename__ = "batches"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    folder: Mapped[str] = mapped_column(unique=True)
-    started: Mapped[datetime]
-
-
-class InspectionRecord(Base):
-    """What was found in one image; or, with verdict `invalid`, why it could not be inspected.
-
-    Lengths and areas are in pixels unless the name says um (micrometres); times are in seconds.
+    A committed row survives a power cut: SQLite runs with a write-ahead log and full synchronisation. A database of an
+    older version is upgraded in one transaction: killed, it is as before. Raises RecordsError for a file that is no
+    results database, for one that a newer program wrote, and where a server does not answer.
     """
-
-    __tablename__ = "inspections"
-    __table_args__ = (
-        UniqueConstraint("batch", "path"),
-        CheckConstraint("verdict IN ('accept', 'review', 'reject', 'invalid')", name="verdict_is_known"),
-        CheckConstraint("(verdict = 'invalid') = (score IS NULL)", name="score_unless_invalid"),
-    )
-    id: Mapped[int] = mapped_column(primary_key=True)
-    batch: Mapped[int] = mapped_column(ForeignKey("batches.id"))
-    path: Mapped[str]
-    """Relative to the folder, with forward slashes."""
-    size: Mapped[int]
-    """Bytes; with `mtime_ns` a cheap sign that the file is still the one that was inspected."""
-    mtime_ns: Mapped[int]
-    sha256: Mapped[str | None] = mapped_column(String(64))
-    model: Mapped[str] = mapped_column(ForeignKey("models.hash"))
-    calibration: Mapped[str] = mapped_column(ForeignKey("calibrations.id"))
-    settings: Mapped[dict[str, Any]]
-    """Options that change the result (info bar, rescaling, ...)."""
-    scored_at: Mapped[datetime]
-    height: Mapped[int | None]
-    width: Mapped[int | None]
-    score: Mapped[float | None]
-    peak: Mapped[float | None]
-    verdict: Mapped[str] = mapped_column(String(7), index=True)
-    review: Mapped[float]
-    """The three thresholds that were used."""
-    reject: Mapped[float]
-    pixel: Mapped[float]
-    defect_count: Mapped[int] = mapped_column(default=0)
-    defect_area: Mapped[int] = mapped_column(default=0)
-    defect_area_um2: Mapped[float | None]
-    largest_defect: Mapped[int] = mapped_column(default=0)
-    pixel_size: Mapped[float | None]
-    """Micrometres per pixel, where known."""
-    warning: Mapped[str] = mapped_column(default="")
-    """About the pixel size: the map of an image at another magnification than the training images' is worth little."""
-    notes: Mapped[str] = mapped_column(default="")
-    reason: Mapped[str] = mapped_column(default="")
-    """Why the image is invalid."""
-    device: Mapped[str] = mapped_column(default="")
-    """Where the map was computed, for people to read."""
-    decode_s: Mapped[float | None]
-    inference_s: Mapped[float | None]
-    post_s: Mapped[float | None]
-    defects: Mapped[list[DefectRecord]] = relationship(
-        cascade="all, delete-orphan", passive_deletes=True, order_by="DefectRecord.number"
-    )
-
-
-class DefectRecord(Base):
-    """One connected region above the pixel threshold; the box is half-open, row and column are the centroid's."""
-
-    __tablename__ = "defects"
-    inspection: Mapped[int] = mapped_column(ForeignKey("inspections.id", ondelete="CASCADE"), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True)
-    top: Mapped[int]
-    left: Mapped[int]
-    bottom: Mapped[int]
-    right: Mapped[int]
-    area: Mapped[int]
-    area_um2: Mapped[float | None]
-    peak: Mapped[float]
-    row: Mapped[float]
-    col: Mapped[float]
-
-
-def connect(database: str | Path) -> Engine:
-    """The engine of a SQLite file (a path) or of any other database (a URL), with the tables made.
-
-    A committed row survives a power cut: SQLite runs with a write-ahead log and full synchronisation. Raises
-    RecordsError for a file that is no results database of this version.
-    """
-    url = database if isinstance(database, str) and "://" in database else f"sqlite:///{Path(database)}"
-    engine = create_engine(url)
+    url = str(database) if is_url(database) else f"sqlite:///{Path(database)}"
+    try:
+        engine = create_engine(url)
+    except NoSuchModuleError as error:
+        raise RecordsError(f"{_shown(url)} names no known database: give a file or postgresql+psycopg://...") from error
+    except ArgumentError as error:
+        raise RecordsError("the database URL cannot be read: give postgresql+psycopg://user@host/name") from error
+    except ModuleNotFoundError as error:
+        raise RecordsError(
+            f"{_shown(url)} needs {error.name}, which is not installed: pip install 'anomalib_gan[postgres]'"
+        ) from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _harden)
+    elif engine.dialect.name != "postgresql":
+        raise RecordsError(f"{_shown(url)} is neither SQLite nor PostgreSQL, which are the databases that are tested")
     try:
-        with engine.begin() as connection:
-            if engine.dialect.name == "sqlite":
-                version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-                used = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one()
-                if used and version != SCHEMA:
-                    raise RecordsError(
-                        f"{database} has schema version {version}, this program writes {SCHEMA}: choose another --out"
-                    )
-                connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA}")
-            Base.metadata.create_all(connection)
+        with engine.connect() as connection:
+            version = _version(connection)
+        if version != SCHEMA:
+            _bring_up(engine, _shown(url) if is_url(database) else str(database))
     except BaseException as error:
         engine.dispose()
         if "not a database" in str(error) or "malformed" in str(error):
             raise RecordsError(
                 f"{database} is not a results database or is damaged: move it away or choose another --out"
             ) from error
+        if isinstance(error, OperationalError) and engine.dialect.name == "postgresql":
+            raise RecordsError(f"{_shown(url)} does not answer: {str(error.orig).strip()}") from error
         raise
     return engine
 
 
-def _harden(connection: sqlite3.Connection, _record: object) -> None:
-    for pragma in ("journal_mode = WAL", "foreign_keys = ON", "synchronous = FULL", "busy_timeout = 30000"):
+def _shown(url: str) -> str:
+    """The URL as it may stand in a message: without its password."""
+    head, at, tail = url.rpartition("@")
+    scheme, _, user = head.partition("://")
+    return f"{scheme}://{user.partition(':')[0]}@{tail}" if at else url
+
+
+def _version(connection: Connection) -> int:
+    """The schema version, 0 for an empty database; it takes one query where all is well."""
+    if connection.dialect.name == "sqlite":
+        version = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+        used = version or connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one()
+        return version if version else -1 if used else 0
+    names = inspect(connection).get_table_names()
+    if VERSION.name in names:
+        found = connection.scalar(select(VERSION.c.version_num)) or ""
+        return int(found) if found.isdecimal() else -1
+    return -1 if set(names) & set(Base.metadata.tables) else 0
+
+
+def _bring_up(engine: Engine, name: str) -> None:
+    """Makes the tables, or upgrades those of an older version, alone and in one transaction."""
+    if engine.dialect.name == "sqlite":  # its foreign keys must be off while a table is exchanged
+        engine = create_engine(engine.url)
+        event.listen(engine, "connect", _bare)
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    try:
+        with engine.begin() as connection:
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+            version = _version(connection)
+            if version == SCHEMA:  # another process was faster
+                return
+            if not 0 <= version < SCHEMA:
+                told = f"schema version {version}" if version > 0 else "tables of something else"
+                raise RecordsError(
+                    f"{name} has {told}, this program knows up to version {SCHEMA}: use a newer program or another file"
+                )
+            if version == 0:
+                Base.metadata.create_all(connection)
+                connection.execute(insert(VERSION).values(version_num=f"{SCHEMA:04}"))
+            else:
+                from anomalib_gan.records.migrations import upgrade  # alembic takes a quarter of a second
+
+                upgrade(connection, version)
+            if engine.dialect.name == "sqlite":
+                connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA}")
+    finally:
+        if engine.dialect.name == "sqlite":
+            engine.dispose()
+
+
+LOCK = 0x616E6F6D
+"""The key of the lock that one writer takes where two must not set up the same thing."""
+
+
+def _bare(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # else sqlite3 begins and commits as it thinks fit
+    for pragma in ("busy_timeout = 30000", "journal_mode = WAL", "foreign_keys = OFF", "synchronous = FULL"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _harden(connection: sqlite3.Connection, _record: object) -> None:
+    for pragma in ("busy_timeout = 30000", "journal_mode = WAL", "foreign_keys = ON", "synchronous = FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+@contextmanager
+def writing(engine: Engine, *, alone: bool = False) -> Iterator[Session]:
+    """One transaction that writes; what the disk refuses becomes an OSError, as it does for other files.
+
+    `alone`: no other such transaction runs at the same time, so that what was read in it still holds when it writes.
+    SQLite has one writer anyway.
+    """
+    try:
+        with Session(engine, expire_on_commit=False) as session, session.begin():
+            if engine.dialect.name == "sqlite":  # one that begins by reading could not become a writer later
+                session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+            elif alone:
+                session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+            yield session
+    except OperationalError as error:
+        full = "disk is full" in str(error.orig)
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error.orig), str(engine.url.database)) from error
 
 
 def fingerprint(content: dict[str, Any]) -> str:
     """SHA-256 of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def where(database: str | os.PathLike[str], out: str | os.PathLike[str] | None) -> str:
+    """How a batch's folder of results stands in the database: below the SQLite file's folder relative to that, so that
+    both can be moved together, else absolute.
+    """
+    if is_url(database):
+        if out is None:
+            raise ValueError("a database on a server does not say where the pictures lie: give `out`")
+        return Path(out).resolve().as_posix()
+    beside = Path(database).resolve().parent
+    place = beside if out is None else Path(out).resolve()
+    return (place.relative_to(beside) if place.is_relative_to(beside) else place).as_posix()
 
 
 class Records:
@@ -204,26 +191,35 @@ class Records:
     """
 
     def __init__(
-        self, database: str | Path, folder: str | Path, model: str, card: dict[str, Any], calibration: dict[str, Any]
+        self,
+        database: str | os.PathLike[str],
+        folder: str | os.PathLike[str],
+        model: str,
+        card: dict[str, Any],
+        calibration: dict[str, Any],
+        *,
+        out: str | os.PathLike[str] | None = None,
     ) -> None:
+        """`out`: where the pictures lie; without it beside the database."""
         self.engine = connect(database)
         self.folder, self.model, self.card, self.thresholds = str(folder), model, card, calibration
         self.calibration = fingerprint({"model": model, **calibration})
+        place = where(database, out)
         try:
-            with Session(self.engine) as session, session.begin():
+            with writing(self.engine, alone=True) as session:
                 session.merge(ModelRecord(hash=model, card=card))
                 session.flush()
                 session.merge(CalibrationRecord(id=self.calibration, model=model, content=calibration))
-                batches = session.scalars(select(Batch)).all() if self.engine.dialect.name == "sqlite" else []
-                if batches and batches[0].folder != self.folder:
-                    raise RecordsError(
-                        f"{database} holds the results of {batches[0].folder}, not of {folder}: choose another --out"
-                    )
-                batch = session.scalar(select(Batch).where(Batch.folder == self.folder))
+                batch = session.scalar(select(Batch).where(Batch.out == place))
                 if batch is None:
-                    batch = Batch(folder=self.folder, started=datetime.now(UTC))
+                    batch = Batch(folder=self.folder, started=datetime.now(UTC), out=place)
                     session.add(batch)
                     session.flush()
+                if batch.folder != self.folder:
+                    raise RecordsError(
+                        f"{out or Path(database).parent} holds the results of {batch.folder}, not of {folder}: "
+                        "choose another --out"
+                    )
                 self.batch, self.started = batch.id, batch.started
         except BaseException:
             self.engine.dispose()
@@ -246,18 +242,18 @@ class Records:
     def put(self, record: InspectionRecord) -> None:
         """Writes an image's row and its defects in one transaction, in the place of an older row of the same path."""
         record.batch, record.model, record.calibration = self.batch, self.model, self.calibration
-        with self._writing() as session:
+        with writing(self.engine) as session:
             session.execute(delete(InspectionRecord).where(*self._here(record.path)))
             session.add(record)
 
     def drop(self, path: str) -> None:
         """Takes an image's row away, with its defects: what it says is about to become untrue."""
-        with self._writing() as session:
+        with writing(self.engine) as session:
             session.execute(delete(InspectionRecord).where(*self._here(path)))
 
     def touch(self, path: str, size: int, mtime_ns: int) -> None:
         """Notes the time of a file that was found to have the same bytes as when it was inspected."""
-        with self._writing() as session:
+        with writing(self.engine) as session:
             row = session.scalars(select(InspectionRecord).where(*self._here(path))).one()
             row.size, row.mtime_ns = size, mtime_ns
 
@@ -306,24 +302,12 @@ class Records:
         with Session(self.engine) as session:
             return session.scalar(query) or 0
 
-    @contextmanager
-    def _writing(self) -> Iterator[Session]:
-        """One transaction; what the disk refuses becomes an OSError, as it does for other files."""
-        try:
-            with Session(self.engine, expire_on_commit=False) as session, session.begin():
-                yield session
-        except OperationalError as error:
-            full = "disk is full" in str(error.orig)
-            raise OSError(
-                errno.ENOSPC if full else errno.EIO, str(error.orig), str(self.engine.url.database)
-            ) from error
-
     def _here(self, path: str) -> tuple[Any, ...]:
         return InspectionRecord.batch == self.batch, InspectionRecord.path == path
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, mend: str = "wait for it or choose another --out") -> Iterator[None]:
     """Holds `folder` for this process alone; RecordsError when another one holds it.
 
     The lock is SQLite's own file lock, which the operating system takes back when the process dies, however it dies; so
@@ -336,9 +320,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
                 raise
-            raise RecordsError(
-                f"another process is writing to {folder}: wait for it or choose another --out"
-            ) from error
+            raise RecordsError(f"another process is writing to {folder}: {mend}") from error
         yield
     finally:
         connection.close()

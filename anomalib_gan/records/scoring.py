@@ -85,14 +85,16 @@ def score_folder(
     overlays: bool = True,
     card: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
+    database: str | os.PathLike[str] | None = None,
     progress: Progress = lambda _images: nullcontext(lambda _verdict: None),
 ) -> Outcome:
     """Inspects all images below `folder` into `out`: results.db, .csv, .parquet, defects.csv, report.html and pictures.
 
     Killed and started again it goes on: an image whose row and files are there, made from the same bytes by the same
     model, calibration and `settings` (options that change results), is not inspected again. `card` tells the report
-    about the model. Raises ValueError when nothing could be run and OSError when the results cannot be written; rows
-    are kept.
+    about the model. `database`: a SQLite file or the URL of a PostgreSQL database that several folders share, in the
+    place of out/results.db. Raises ValueError when nothing could be run and OSError when the results cannot be written;
+    rows are kept.
     """
     folder, out = Path(folder).resolve(), Path(out).resolve()
     calibration = inspector.calibration
@@ -108,7 +110,14 @@ def score_folder(
         out.mkdir(parents=True, exist_ok=True)
         with (
             exclusive(out),
-            Records(out / "results.db", folder, inspector.backend.hash, card or {}, calibration.to_json()) as records,
+            Records(
+                out / "results.db" if database is None else database,
+                folder,
+                inspector.backend.hash,
+                card or {},
+                calibration.to_json(),
+                out=out,
+            ) as records,
         ):
             outputs = Outputs(out, inspector.backend.scale, maps, masks, overlays)
             outputs.clean()

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any, Literal, get_args
@@ -25,6 +26,17 @@ Verdict = Literal["accept", "review", "reject"]
 Unit = Literal["images", "tiles"]
 CONFIDENCE = 0.95
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FalseAlarms:
+    """Normal images above a threshold: `above` of the `n` that are known (images or tiles), as a share of images, and
+    the one-sided 95 % Clopper-Pearson upper limit of that share."""
+
+    above: int
+    n: int
+    share: float
+    bound: float
 
 
 @dataclass(frozen=True)
@@ -137,6 +149,45 @@ class Calibration:
             created=self.created,
         )
 
+    def moved(
+        self, *, review: float | None = None, reject: float | None = None, pixel: float | None = None
+    ) -> Calibration:
+        """The same normal scores with thresholds set by hand; those not given stay, with what was said of them.
+
+        A moved threshold's rate is what the normal scores support: with m of n above it, a new one is above it with a
+        probability of at most (m + 1) / (n + 1). ValueError for a threshold that is not finite, below all normal
+        scores (no rate holds there), or a reject threshold below that of review.
+        """
+        new: dict[str, Any] = {}
+        for name, value, rate, normal in (
+            ("review", review, "rate", self.scores),
+            ("reject", reject, "reject_rate", self.scores),
+            ("pixel", pixel, "pixel_rate", self.peaks),
+        ):
+            if value is None or value == getattr(self, name):
+                continue
+            if not math.isfinite(value) or value < normal[0]:
+                raise ValueError(
+                    f"the {name} threshold {value:g} is no number from the lowest normal value, {normal[0]:g}, upwards"
+                )
+            above = len(normal) - bisect_right(normal, value)
+            share = (above + 1) / (self.n + 1)
+            if rank(self.n, share) > self.n - above:  # the quotient was rounded down
+                share = math.nextafter(share, 1)
+            new |= {name: float(value), rate: _per_image(share, self.tiles_per_image)}
+        moved = replace(self, **new)
+        if moved.reject < moved.review:
+            raise ValueError(f"the reject threshold {moved.reject:g} is below the review threshold {moved.review:g}")
+        return moved if moved == self else replace(moved, bound=moved.false_alarms("review").bound)
+
+    def false_alarms(self, threshold: Literal["review", "reject", "pixel"]) -> FalseAlarms:
+        """How often normal images are above one of the thresholds, by the normal scores (or peaks) that are known."""
+        normal, value = (self.peaks if threshold == "pixel" else self.scores), getattr(self, threshold)
+        above = len(normal) - bisect_right(normal, value)
+        limit = float(beta.ppf(CONFIDENCE, above + 1, self.n - above)) if above < self.n else 1.0
+        share, bound = (_per_image(one, self.tiles_per_image) for one in (above / self.n, limit))
+        return FalseAlarms(above, self.n, share, bound)
+
     def verdict(self, score: float, has_defect: bool) -> Verdict:
         """The worse of the score's verdict and "review" if there is a defect. A non-finite score is a ValueError."""
         if not math.isfinite(score):
@@ -221,6 +272,13 @@ def needed(rate: float) -> int:
 
 def _per_tile(rate: float, tiles: float) -> float:
     return rate if tiles == 1 else -math.expm1(math.log1p(-rate) / tiles)
+
+
+def _per_image(rate: float, tiles: float) -> float:
+    """The share of images with at least one tile above, of independent tiles; the inverse of `_per_tile`."""
+    if tiles == 1 or rate in (0, 1):
+        return rate
+    return min(-math.expm1(tiles * math.log1p(-rate)), math.nextafter(1, 0))
 
 
 def _sorted(name: str, values: Iterable[float]) -> list[float]:
