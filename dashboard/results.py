@@ -100,7 +100,7 @@ def scene(records: Archive, row: InspectionRecord) -> tuple[Scene | None, str]:
 
     The image under its map; where it cannot be read, the overlay that `score` wrote, if that has the image's size.
     """
-    kept: OrderedDict[Any, tuple[Scene | None, str]] = st.session_state.setdefault("scenes", OrderedDict())
+    kept: OrderedDict[Any, tuple[Scene | None, str]] = st.session_state.setdefault("pictures of rows", OrderedDict())
     key = (row.id, row.scored_at)
     if key not in kept:
         kept[key] = _scene(records, row)
@@ -122,8 +122,11 @@ def _scene(records: Archive, row: InspectionRecord) -> tuple[Scene | None, str]:
     ]
     try:
         file = image_file(row, batch)
-        read = {name: row.settings.get(name) for name in ("bits", "white")}
-        with open_image(file, info_bar=row.settings.get("info_bar", "auto"), max_pixels=MAX_PIXELS, **read) as picture:
+        read = row.settings
+        with open_image(
+            file, info_bar=read.get("info_bar", "auto"), bits=read.get("bits"), white=read.get("white"),
+            max_pixels=MAX_PIXELS,
+        ) as picture:  # fmt: skip
             pixels, content = picture.rows(0, picture.height), picture.content
     except (ValueError, OSError, MemoryError) as error:
         missing = str(error) or "not enough memory for the image"
@@ -138,9 +141,7 @@ def _scene(records: Archive, row: InspectionRecord) -> tuple[Scene | None, str]:
     image = toned(pixels, pixels[:content])
     map_file = picture_file(records, batch, "maps", f"{row.path}.tif")
     if map_file is None:
-        return Scene(
-            image=image, defects=defects, **about
-        ), "there is no map of this image: it was scored with --no-maps"
+        return show(image=image, defects=defects), "there is no map of this image: it was scored with --no-maps"
     map, scale = read_map(map_file), map_scale(map_file)
     if map.shape != image.shape[:2]:
         return show(image=image, defects=defects), "the map is of another size than the image: score it again"

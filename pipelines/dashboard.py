@@ -57,6 +57,7 @@ def dashboard(
         "browser.gatherUsageStats": False,
         "client.showErrorDetails": "type",
         "client.toolbarMode": "viewer",
+        "client.showSidebarNavigation": False,  # of the files in pages/, until the menu is there
         "theme.primaryColor": "#0072b2",  # Streamlit's red would look like a verdict
         "logger.hideWelcomeMessage": True,
     }

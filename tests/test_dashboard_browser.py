@@ -131,18 +131,21 @@ def wait_for(viewer: Locator, condition: str) -> None:
     viewer.page.wait_for_function(f"viewer => {condition}", arg=viewer.element_handle())
 
 
+def chosen(page: Page) -> Locator:
+    """The list of images."""
+    return page.get_by_role("combobox", name=re.compile("^Image"))
+
+
 VERDICT = re.compile("^(ACCEPT|REVIEW|REJECT)$")
 
 
-@pytest.mark.parametrize("path", [page.path for page in PAGES])
-def test_every_page_opens_without_an_error(chromium, address, path) -> None:
-    with opened(chromium, f"{address}/{path}" if path != PAGES[0].path else address) as page:
-        expect(page.get_by_text("Detector", exact=True)).to_be_visible()
-        expect(page.get_by_text("fcbigan, fp32")).to_be_visible()
-        page.wait_for_load_state("networkidle")
-        assert (
-            page.get_by_test_id("stException").count() == 0 and page.get_by_test_id("stAlertContentError").count() == 0
-        )
+@pytest.mark.parametrize("title", [page.title for page in PAGES])
+def test_every_page_opens_without_an_error(page, title) -> None:
+    page.get_by_role("link", name=title).click()
+    expect(page.get_by_role("combobox", name="Detector")).to_have_value("samples")
+    expect(page.get_by_role("img", name="Running...")).to_have_count(0)
+    for kind in ("stException", "stAlertContentError"):
+        assert page.get_by_test_id(kind).count() == 0
 
 
 def test_a_dropped_image_gives_a_verdict_its_defects_and_its_reconstruction(page) -> None:
@@ -165,7 +168,9 @@ def test_the_wheel_zooms_around_the_cursor_down_to_single_pixels_and_0_fits(page
         page.mouse.wheel(0, -500)
     wait_for(viewer, "Number(viewer.dataset.scale) === 64")
     scale, left, top = state(viewer)
-    assert [(x - left) / scale, (y - top) / scale] == pytest.approx(before, abs=0.02)
+    assert [(x - left) / scale, (y - top) / scale] == pytest.approx(
+        before, abs=0.5 / whole[0]
+    )  # events come in whole screen pixels
     # A single pixel of the image fills 64 x 64 of the screen with one colour.
     page.keyboard.press("m")
     tones = stage.evaluate(
@@ -187,17 +192,18 @@ def test_keys_go_through_the_images_and_judge_the_one_that_is_shown(page) -> Non
     first = viewer.get_attribute("data-image")
     page.keyboard.press("n")
     wait_for(viewer, f"viewer.dataset.image !== '{first}'")
-    expect(page.get_by_text("2: 000.png")).to_be_visible()
+    expect(chosen(page)).to_have_value("2: 000.png")
     page.keyboard.press("a")
     expect(page.get_by_text("You accepted it")).to_be_visible()
     page.keyboard.press("p")
-    expect(page.get_by_text("1: 000.png")).to_be_visible()
+    wait_for(viewer, f"viewer.dataset.image === '{first}'")
+    expect(chosen(page)).to_have_value("1: 000.png")
     expect(page.get_by_text("You accepted it")).not_to_be_visible()
     page.keyboard.press("r")
     expect(page.get_by_text("You rejected it")).to_be_visible()
     for _ in range(4):  # faster than the page follows: none of them is lost
         page.keyboard.press("n")
-    expect(page.get_by_text("2: 000.png")).to_be_visible()
+    expect(chosen(page)).to_have_value("2: 000.png")
     expect(page.get_by_text("You accepted it")).to_be_visible()
     button = viewer.get_by_role("button", name="Map", exact=True)
     expect(button).to_have_attribute("aria-pressed", "true")
@@ -207,10 +213,10 @@ def test_keys_go_through_the_images_and_judge_the_one_that_is_shown(page) -> Non
 
 def test_keys_that_are_typed_into_a_field_are_no_commands(page) -> None:
     drop(page, DUST, GOOD)
-    page.get_by_role("combobox", name="Image").click()
+    chosen(page).click()
     page.keyboard.type("n")
     page.keyboard.press("Escape")
-    expect(page.get_by_text("1: 000.png")).to_be_visible()
+    expect(chosen(page)).to_have_value("1: 000.png")
 
 
 def test_a_drawn_box_arrives_in_pixels_of_the_image(page) -> None:
@@ -231,9 +237,10 @@ def test_a_corrupt_upload_is_told_and_the_app_lives_on(page, tmp_path) -> None:
     (tmp_path / "broken.png").write_bytes(DUST.read_bytes()[:9000])
     (tmp_path / "no image.tif").write_bytes(b"<script>alert(1)</script>")
     drop(page, tmp_path / "broken.png", tmp_path / "no image.tif", DUST)
-    expect(page.get_by_text("This image cannot be inspected.")).to_contain_text("broken.png: the PNG is truncated")
+    alert = page.get_by_test_id("stAlertContentError")
+    expect(alert).to_contain_text("broken.png: the PNG is truncated")
     page.keyboard.press("n")
-    expect(page.get_by_text("This image cannot be inspected.")).to_contain_text("no image.tif")
+    expect(alert).to_contain_text("no image.tif")
     page.keyboard.press("n")
     expect(page.get_by_text(VERDICT)).to_have_text("REJECT")
 
@@ -284,7 +291,7 @@ def test_explore_draws_samples_and_takes_a_map_apart(page) -> None:
     page.get_by_role("radio", name="What the map is made of").click()
     page.get_by_role("radio", name="Folder").click()
     expect(page.get_by_text("own alpha is 0.75")).to_be_visible()
-    expect(page.get_by_role("img", name="critic")).to_be_visible()
+    expect(page.get_by_text("critic", exact=True)).to_be_visible()
 
 
 def test_streamlit_alone_on_an_open_address_shows_nothing(chromium, tmp_path) -> None:

@@ -58,7 +58,7 @@ sys.exit(score_folder(Inspector(Brightness(), calibration=thresholds), sys.argv[
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy of what packaging reads, so that the checkout gets no build folder and gives no old one."""
     folder = tmp_path_factory.mktemp("wheel")
-    for name in ("anomalib_gan", "pipelines"):
+    for name in ("anomalib_gan", "pipelines", "dashboard"):
         shutil.copytree(ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "source")
@@ -118,10 +118,10 @@ def test_the_wheel_holds_all_modules_the_template_and_the_licence_and_nothing_el
         told = Parser().parsestr(archive.read(metadata).decode())
     info = metadata.removesuffix("METADATA")
     packaged = {name for name in names if not name.startswith(info)}
-    kinds = {".py", ".j2", ".typed"}
+    kinds = {".py", ".j2", ".typed", ".html", ".css", ".js"}
     source = {
         path.relative_to(ROOT).as_posix()
-        for top in ("anomalib_gan", "pipelines")
+        for top in ("anomalib_gan", "pipelines", "dashboard")
         for path in (ROOT / top).rglob("*")
         if path.suffix in kinds
     }
@@ -141,6 +141,8 @@ def test_the_command_teaches_and_asks_for_the_extra(site, wheel, tmp_path):
     refused = anomalib_gan(site, tmp_path, "train", "x", "--out", "y")
     assert refused.returncode == 2
     assert "pip install 'anomalib_gan[train]'" in refused.stderr
+    closed = anomalib_gan(site, tmp_path, "dashboard")
+    assert closed.returncode == 2 and "pip install 'anomalib_gan[dashboard]'" in closed.stderr
     assert refused.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
 
 

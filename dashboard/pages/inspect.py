@@ -40,8 +40,7 @@ def page(user: User) -> None:
     except (ValueError, OSError, MemoryError) as error:  # about this image; the others are still there
         st.error(f"**This image cannot be inspected.** {plain(str(error) or 'not enough memory')}")
         if len(items) > 1:  # the same viewer, so that its keys lead on
-            take_no = partial(take, user, {}, len(items))
-            viewer(nothing(item), "viewer", take=take_no, steps=True, height="120px")
+            viewer(nothing(item), "viewer", take=partial(take, user, len(items)), steps=True, height="120px")
         return
     left, right = st.columns([7, 3], gap="medium")
     with right:
@@ -49,11 +48,13 @@ def page(user: User) -> None:
         row = recorded(user, seen)
     boxes: list[Box] = st.session_state.setdefault("boxes", {}).setdefault(item.key, [])
     seen.scene.marks = tuple(boxes)
+    st.session_state.setdefault("scenes", {})[seen.scene.key] = item.key
+    st.session_state.setdefault("rows", {})[seen.scene.key] = row
     with left:
         viewer(
             seen.scene,
             "viewer",
-            take=partial(take, user, {seen.scene.key: (item.key, row)}, len(items)),
+            take=partial(take, user, len(items)),
             steps=len(items) > 1,
             judging=JUDGEMENTS,
             drawing=True,
@@ -90,18 +91,18 @@ def nothing(item: Item) -> Scene:
 # --- what people do ------------------------------------------------------------------------------------------------
 
 
-def take(user: User, keys: dict[str, tuple[str, InspectionRecord | None]], count: int, event: Event) -> None:
+def take(user: User, count: int, event: Event) -> None:
     """What was done in the viewer, to the image that it showed then."""
     if event.kind in ("next", "previous"):
         step(1 if event.kind == "next" else -1, count)
         return
-    if event.scene not in keys:  # the image changed while the key was on its way: what was meant is not here any more
+    key = st.session_state.get("scenes", {}).get(event.scene)
+    if key is None:  # no image that this session has shown
         return
-    key, row = keys[event.scene]
     if event.box is not None:
         st.session_state.setdefault("boxes", {}).setdefault(key, []).append(event.box)
     else:
-        decide(user, key, event.kind, row)
+        decide(user, key, event.kind, st.session_state["rows"].get(event.scene))
 
 
 def decide(user: User, key: str, decision: str, row: InspectionRecord | None) -> None:
