@@ -22,7 +22,7 @@ from anomalib_gan.records.database import exclusive
 from anomalib_gan.runtime.card import read_card
 from anomalib_gan.runtime.files import read_json, write_bytes, write_json
 from anomalib_gan.runtime.image import find_images
-from anomalib_gan.speed import Plan, measure, read_pictures
+from anomalib_gan.speed import Plan, machine, measure, read_pictures
 from pipelines import options
 
 DEFAULT = ("detector", "adversarial weight 0", "source mode")
@@ -259,6 +259,39 @@ def dirty(
     )  # fmt: skip
 
 
+def records(
+    *,
+    number: int = 1_000_000,
+    repeats: int = 5,
+    out: str | os.PathLike[str] = "runs/benchmark",
+    readme: str | os.PathLike[str] | None = None,
+) -> Path:
+    """How long a results database with `number` inspections takes to answer: out/records.md.
+
+    The SQLite file is made anew in `out`, about a gigabyte for a million, and removed afterwards. With `readme` the
+    table also goes between that file's markers. Returns the Markdown's path.
+    """
+    from anomalib_gan.records.benchmark import make, markdown, measure
+
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    scratch = out / ".records"
+    with exclusive(out):
+        shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
+        scratch.mkdir()
+        try:
+            calibrations = make(scratch / "results.db", number)
+            measured = measure(scratch / "results.db", calibrations[-1], repeats)
+            bytes = (scratch / "results.db").stat().st_size
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    text = markdown(number, bytes, speed_report.origin(machine()), measured)
+    write_bytes(out / "records.md", text.encode())
+    put(readme, "records", text)
+    print(text)
+    return out / "records.md"
+
+
 # --- the commands ----------------------------------------------------------------------------------------------------
 
 app = typer.Typer(no_args_is_help=True)
@@ -271,7 +304,7 @@ def group() -> None:
     `accuracy` trains and evaluates on labelled data, `speed` times bundles and runs, `generation` compares what a run
     draws with its material, `robustness` changes light, noise, focus and magnification, `dirty` spoils the training
     images, `stability` trains often and briefly with settings drawn at random, `proxy` judges the maps of a run where
-    there is no real defect.
+    there is no real defect. `records` times the questions that pages and tables put to a large results database.
     """
 
 
@@ -438,3 +471,18 @@ def proxy_command(run: Run, threads: options.Threads = None) -> None:
     than all of them. 0.5 is chance, 1 perfect. Good for comparing settings, no substitute for `evaluate`.
     """
     proxy(run, threads=threads)
+
+
+@app.command("records")
+def records_command(
+    number: Annotated[int, typer.Option(min=100, help="Inspections in the database.")] = 1_000_000,
+    repeats: Annotated[int, typer.Option(min=1, help="How often each question is put.")] = 5,
+    out: Out = OUT,
+    readme: Readme = None,
+) -> None:
+    """Time every question that the dashboard and the tables put to a results database, in SQLite.
+
+    Makes a database like half a year of a line, about a gigabyte in OUT for a million inspections, and removes it
+    afterwards. Writes OUT/records.md.
+    """
+    records(number=number, repeats=repeats, out=out, readme=readme)

@@ -28,6 +28,7 @@ COMMANDS = {
     "calibrate": "Set the thresholds of a run from normal images, at a wanted rate of false alarms.",
     "score": "Score a folder of images: maps, verdicts, defects, a report.",
     "evaluate": "Measure a run on a labelled dataset in MVTec layout.",
+    "records": "Export, prune and back up the results database.",
     "export": "Write a trained model as a bundle that runs without torch.",
     "dashboard": "Inspect images and explore detectors in a browser.",
     "benchmark": "Measure accuracy, speed, what a run generates, and its maps without a real defect.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import pytest
 from anomalib_gan.accuracy import csv_of, figure, markdown, place_of
 from anomalib_gan.benchmarking import between, generation_table, held_pixels, sheet
 from anomalib_gan.runtime.files import read_json, sha256_file, write_json
+from pipelines.benchmark import records
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 
@@ -143,3 +145,10 @@ def test_a_benchmark_trains_once_and_evaluates_every_mixture(tmp_path):
     assert all(0 <= value <= 1 for one in judged["whole"].values() for value in one.values())
     with pytest.raises(ValueError, match="no row is called"):
         accuracy([SAMPLES], out=tmp_path, models=["best"])
+
+
+def test_every_question_to_the_records_is_measured_and_nothing_is_left_behind(tmp_path):
+    table = records(number=200, repeats=1, out=tmp_path).read_text()
+    asked = re.findall(r"^\| (.+?) \| [0-9.]+ \| [0-9.]+ \|$", table, re.M)
+    assert len(set(asked)) == len(asked) > 30 and "200 inspections" in table
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".lock") == ["records.md"]

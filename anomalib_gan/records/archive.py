@@ -7,6 +7,7 @@ from anomalib_gan.records.listing import EVERYTHING, Filter, Order, Page
 from anomalib_gan.records.reviewing import Agreement, Box, Label, Reviewing
 from anomalib_gan.records.statistics import Bin, Statistics, Throughput
 from anomalib_gan.records.thresholds import Preview, Thresholds
+from anomalib_gan.records.upkeep import Pruned, Upkeep
 
 __all__ = [
     "EVERYTHING",
@@ -20,11 +21,12 @@ __all__ = [
     "Order",
     "Page",
     "Preview",
+    "Pruned",
     "Throughput",
 ]
 
 
-class Archive(Statistics, Reviewing, Thresholds, Drifting):
+class Archive(Statistics, Reviewing, Thresholds, Drifting, Upkeep):
     """An open results database.
 
     | asked | module |
@@ -35,6 +37,7 @@ class Archive(Statistics, Reviewing, Thresholds, Drifting):
     | `queue`, `waiting`, `ask`, `review`, `withdraw`, `reviews`, `agreement` | `reviewing` |
     | `preview`, `changed`, `apply`, `rollback`, `activate`, `active`, `events`, `recover` | `thresholds` |
     | `drift` | `drifting` |
+    | `prune`, `backup` | `upkeep` |
 
     Rows are detached: they can be kept and read after the call, but nothing more is loaded through them. Calls that
     write take the `User` and check the role themselves: PermissionError where it does not suffice. Several threads may

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, select
 
@@ -14,8 +14,11 @@ from anomalib_gan.records.schema import CalibrationRecord, EventRecord
 from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.drift import LEVEL, Drift
 
-STRETCH = 10_000
-"""Inspections that are tested together. The k-th stretch has 6 / (pi k)^2 of the level, which sums up to the whole."""
+STRETCH = 5_000
+"""At most so many inspections are tested together: each week since the calibration's first use is cut into stretches
+of so many. The k-th week has 6 / (pi k)^2 of the level, and its j-th stretch 6 / (pi j)^2 of that, which sums up to it.
+"""
+WEEK = timedelta(weeks=1)
 WHO = "drift test"
 
 
@@ -51,31 +54,39 @@ class Drifting(Listing):
         a model without inspections, ValueError where the calibration cannot be compared with (see `Drift`).
         """
         with self._reading() as session:
-            newest = select(I.calibration).where(I.model == model).order_by(I.scored_at.desc(), I.id.desc())
-            id = session.scalar(newest.limit(1))
-            if id is None:
+            used = {}
+            for one in session.scalars(select(CalibrationRecord.id).where(CalibrationRecord.model == model)):
+                if (last := session.scalar(select(func.max(I.scored_at)).where(I.calibration == one))) is not None:
+                    used[one] = last
+            if not used:
                 raise KeyError(f"model {model[:16]} has no inspections")
+            id = max(used, key=lambda one: (used[one], one))
             content = session.scalars(select(CalibrationRecord.content).where(CalibrationRecord.id == id)).one()
-            ours = I.calibration == id, I.score.is_not(None)
+            first = session.scalar(select(func.min(I.scored_at)).where(I.calibration == id))
+            assert first is not None  # there is a last one
+            week = (used[id] - first) // WEEK
+            ours = I.calibration == id, I.score.is_not(None), I.scored_at >= first + week * WEEK
             number = session.scalar(select(func.count()).select_from(I).where(*ours)) or 0
             stretch = max(0, number - 1) // STRETCH
             query = select(I.score).where(*ours).order_by(I.scored_at, I.id).offset(stretch * STRETCH)
             scores = [score for score in session.scalars(query.limit(STRETCH)) if score is not None]
-        share = level * 6 / (math.pi * (stretch + 1)) ** 2
+        share = level * 6 / (math.pi * (week + 1)) ** 2 * 6 / (math.pi * (stretch + 1)) ** 2
         found = Drift(Calibration.from_json(content), share, seed=stretch).update(scores)
-        event = self._alarm(model, id, stretch, found) if found.alarm else None
+        event = self._alarm(model, id, (week, stretch), found) if found.alarm else None
         return DriftReport(id, found.seen, found.above, found.wealth, found.peak, 1 / share, level, event)
 
-    def _alarm(self, model: str, calibration: str, stretch: int, found: Drift) -> EventRecord:
+    def _alarm(self, model: str, calibration: str, stretch: tuple[int, int], found: Drift) -> EventRecord:
         with writing(self.engine, alone=True) as session:
             told = select(EventRecord).where(EventRecord.kind == "drift alarm", EventRecord.model == model)
             for event in session.scalars(told):
-                if (event.details["calibration"], event.details["stretch"]) == (calibration, stretch):
+                if (event.details["calibration"], event.details["stretch"]) == (calibration, list(stretch)):
                     return event
             event = EventRecord(
                 at=datetime.now(UTC), kind="drift alarm", who=WHO, model=model,
                 reason=f"scores have left the calibration: wealth {found.peak:.3g} of {1 / found.level:.3g}",
-                details={"calibration": calibration, "stretch": stretch, "seen": found.seen, "above": found.above},
+                details={
+                    "calibration": calibration, "stretch": list(stretch), "seen": found.seen, "above": found.above,
+                },
             )  # fmt: skip
             session.add(event)
         return event

@@ -177,14 +177,15 @@ class Listing:
 
     def _narrow(self, session: Session, filter: Filter, *, verdicts: bool = True) -> list[ColumnElement[bool]]:
         """The filter's conditions, its text turned into ids where those are few."""
-        asked = filter.conditions(verdicts=verdicts)
         if not filter.text:
-            return asked
+            return filter.conditions(verdicts=verdicts)
         escaped = filter.text.replace("/", "//").replace("%", "/%").replace("_", "/_")
         like = I.path.like if self.engine.dialect.name == "sqlite" else I.path.ilike
         holds = like(f"%{escaped}%", escape="/")
         found = session.scalars(select(I.id).where(holds).limit(FEW + 1)).all()
-        return [*asked, I.id.in_(found) if len(found) <= FEW else holds]
+        if len(found) <= FEW:
+            return [*filter.conditions(verdicts=False), I.id.in_(found)]
+        return [*filter.conditions(verdicts=verdicts), holds]
 
     def _walk(
         self, session: Session, filter: Filter, order: Order, key: Sequence[Any] | None, limit: int, back: bool = False

@@ -83,12 +83,12 @@ class Statistics(Listing):
         plain = filter == Filter(model=filter.model, verdicts=filter.verdicts)
         with self._reading() as session:
             if plain:
-                models = [filter.model] if filter.model is not None else [one.hash for one in self.models()]
+                ours = () if filter.model is None else (I.model == filter.model,)
                 verdicts = [verdict for verdict in filter.verdicts or VERDICTS if verdict != "invalid"]
                 counts = []
                 for low, high in pairwise(edges):
                     top = I.score <= high if high == edges[-1] else I.score < high
-                    asked = I.model.in_(models), I.verdict.in_(verdicts), I.score >= low, top
+                    asked = *ours, I.verdict.in_(verdicts), I.score >= low, top
                     counts.append(session.scalar(select(func.count()).select_from(I).where(*asked)) or 0)
                 return np.array(counts, np.int64)
             query = select(I.score).where(*self._narrow(session, filter), I.score.is_not(None))

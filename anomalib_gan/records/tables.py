@@ -51,11 +51,7 @@ DEFECT_COLUMNS = ("top", "left", "bottom", "right", "area", "area_um2", "peak", 
 
 def write_tables(records: Records, out: Path) -> None:
     """Writes the three files into `out`, each atomically and ordered by path."""
-    _write_csv(
-        out / "results.csv",
-        list(COLUMNS),
-        ([_text(value(row)) for _, value in COLUMNS.values()] for row in records.inspections()),
-    )
+    results_csv(out / "results.csv", records.inspections())
     _write_csv(
         out / "defects.csv",
         ["path", "number", *DEFECT_COLUMNS],
@@ -64,9 +60,18 @@ def write_tables(records: Records, out: Path) -> None:
             for path, defect in records.defects()
         ),
     )
-    schema = pa.schema([(name, kind) for name, (kind, _) in COLUMNS.items()])
-    rows = records.inspections()
-    with atomic_write(out / "results.parquet") as file, pq.ParquetWriter(file, schema) as writer:
+    results_parquet(out / "results.parquet", records.inspections())
+
+
+def results_csv(path: Path, rows: Iterable[InspectionRecord]) -> None:
+    """A line per inspection, written atomically."""
+    _write_csv(path, list(COLUMNS), ([_text(value(row)) for _, value in COLUMNS.values()] for row in rows))
+
+
+def results_parquet(path: Path, rows: Iterable[InspectionRecord]) -> None:
+    """A row per inspection, written atomically."""
+    schema, rows = pa.schema([(name, kind) for name, (kind, _) in COLUMNS.items()]), iter(rows)
+    with atomic_write(path) as file, pq.ParquetWriter(file, schema) as writer:
         while group := list(islice(rows, GROUP)):
             columns = {name: [value(row) for row in group] for name, (_, value) in COLUMNS.items()}
             writer.write_table(pa.table(columns, schema=schema))

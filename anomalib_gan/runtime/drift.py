@@ -5,7 +5,8 @@ long as the normal scores of the calibration and the new ones come from one sour
 p-values of the new ones, each ranked among all before it with ties broken at random, are independent and uniform. A
 gambler who starts with 1 and bets against that has a wealth that is a martingale, so by Ville's inequality it ever
 reaches 1 / level with a probability of at most `level`, however often and whenever somebody looks. The gambler is the
-simple jumper: it bets on high, on low or on nothing, and changes its mind now and then.
+composite jumper: it bets on high, on low or on nothing, and changes its mind now and then, a part of it rarely, which
+loses little while all is well, and a part of it often.
 
 Defects have high scores and are no drift. So only scores up to the review threshold are ranked, among the calibration's
 scores up to there: given the threshold, these are exchangeable as well. Half of the gambler's money bets on the others:
@@ -24,7 +25,7 @@ from anomalib_gan.runtime.calibration import Calibration
 
 LEVEL = 0.001
 """The probability that a stream which never drifts ever raises an alarm."""
-JUMP = 0.01
+JUMPS = (1e-4, 1e-3, 1e-2, 1e-1)
 BETS = (-1.0, 0.0, 1.0)
 DEFECTS = 0.1
 """Share of images above the review threshold that is not yet called drift."""
@@ -64,13 +65,16 @@ class Drift:
                 f"{len(self.scores)} normal scores are too few to compare with: calibrate with {LEAST} or more images"
             )
         self.seen, self.above, self.peak = 0, 0, 1.0
-        self._capital = np.full(len(BETS), 1 / len(BETS))
-        self._ranked = self._share = 0.0  # logarithms of both halves' wealth, which may outgrow a float
+        self._capital = [[0.0, 1.0, 0.0] for _ in JUMPS]  # of each part by bet, as shares of its wealth
+        # Logarithms of wealth, which may outgrow a float: of each part that bets on ranks, and of what bets on shares.
+        self._ranked, self._share = [0.0] * len(JUMPS), 0.0
         self._random = np.random.default_rng(seed)
 
     @property
     def wealth(self) -> float:
-        return math.exp(min(700.0, float(np.logaddexp(self._ranked, self._share)) - math.log(2)))
+        most = max(self._share, *self._ranked)
+        ranked = sum(math.exp(one - most) for one in self._ranked) / len(JUMPS)
+        return math.exp(min(700.0, most + math.log((math.exp(self._share - most) + ranked) / 2)))
 
     @property
     def alarm(self) -> bool:
@@ -95,8 +99,12 @@ class Drift:
         return (len(self.scores) - high + self._random.random() * (high - low)) / len(self.scores)
 
     def _bet(self, p: float) -> None:
-        capital = (1 - JUMP) * self._capital + JUMP * self._capital.mean()
-        capital *= 1 + np.array(BETS) * (p - 0.5)
-        total = float(capital.sum())
-        self._capital = capital / total
-        self._ranked += math.log(total)
+        for place, jump in enumerate(JUMPS):
+            spread = jump / len(BETS)
+            capital = [
+                ((1 - jump) * part + spread) * (1 + bet * (p - 0.5))
+                for part, bet in zip(self._capital[place], BETS, strict=True)
+            ]
+            total = sum(capital)
+            self._capital[place] = [part / total for part in capital]
+            self._ranked[place] += math.log(total)
