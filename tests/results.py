@@ -24,6 +24,7 @@ class Results:
     """A bundle in `models`, the images that it scored, one of them broken, and where the results lie."""
 
     root: Path
+    images: Path
 
     @property
     def models(self) -> Path:
@@ -32,10 +33,6 @@ class Results:
     @property
     def bundle(self) -> Path:
         return self.models / "samples.bundle"
-
-    @property
-    def images(self) -> Path:
-        return self.root / "images"
 
     @property
     def database(self) -> Path:
@@ -53,7 +50,7 @@ class Results:
 
 
 def make(root: Path) -> Results:
-    made = Results(root)
+    made = Results(root, root / "images")
     shutil.copytree(ROOT / "tests/frozen/v1.bundle", made.bundle)
     shutil.copytree(SAMPLES / "test", made.images)
     (made.images / "broken.png").write_bytes((made.images / "dust/000.png").read_bytes()[:5000])
