@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +12,13 @@ from typing import Any
 
 import pytest
 import streamlit as st
+from pyarrow import parquet
 from results import Results, make
 from streamlit.testing.v1 import AppTest
 
 from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import Archive, Filter
+from anomalib_gan.records.shift import evidence, shift_report
 from anomalib_gan.runtime.bundle import read_manifest
 from dashboard.files import RefusedPathError, locate
 from dashboard.pages import PAGES
@@ -225,7 +230,7 @@ def test_the_preview_is_what_applying_and_scoring_again_gives(opened, archive, r
     assert moves and f"**{sum(moves.values())} of 14 past decisions" in words(page)
     (alarms,) = [one.value for one in page.dataframe if "at most (95 %)" in one.value]
     bound = preview.false_alarms["review"].bound
-    assert list(alarms["at most (95 %)"])[0] == f"{1000 * bound:.0f}"
+    assert next(iter(alarms["at most (95 %)"])) == f"{1000 * bound:.0f}"
     apply = next(one for one in page.button if one.label == "Apply")
     assert apply.disabled and read_manifest(results.bundle).calibration == old
     next(one for one in page.text_input if "Reason" in one.label).set_value("fewer rejects").run()
@@ -250,3 +255,41 @@ def test_an_operator_cannot_apply_thresholds(opened, archive, results) -> None:
     next(one for one in page.button if one.label == "Apply").click().run()
     assert "Olaf is an operator: only an engineer may change thresholds" in words(page) and not page.exception
     assert read_manifest(results.bundle).calibration == old and not archive.events()
+
+
+# --- reports -------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_one_file_with_the_picture_of_every_reject(archive) -> None:
+    page = shift_report(archive, Filter(batch=1), "Batch <1>")
+    totals = archive.totals()
+    assert page.count("data:image/jpeg;base64,") == totals["reject"] > 0 and "Batch &lt;1&gt;" in page
+    for row in archive.rows(Filter(verdicts=("reject", "invalid"))):
+        assert row.path in page
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page) and "<script" not in page
+
+
+def test_evidence_names_what_decided_and_what_was_said(archive, results) -> None:
+    row = archive.page(order="worst").rows[0]
+    archive.withdraw(archive.review(row, OPERATOR, "false alarm", "<b>sure</b>").id, OPERATOR)
+    archive.review(row, ENGINEER, "confirmed", box=(1, 2, 30, 40))
+    page = evidence(archive, row.id, image=results.images / row.path)
+    assert page.count("data:image/jpeg;base64,") == 2
+    for told in (row.sha256, row.model, row.calibration, f"{row.reject:.4g}", "taken back by Olaf", "Eve (engineer)",
+                 "&lt;b&gt;sure&lt;/b&gt;", "box 2, 1 to 40, 30"):  # fmt: skip
+        assert told in page
+
+
+def test_tables_of_a_report_hold_the_rows_of_the_report(opened, archive, results) -> None:
+    from anomalib_gan.records.tables import results_csv, results_parquet
+    from dashboard.pages.reports import table
+
+    filter = Filter(verdicts=("reject",))
+    paths = sorted(row.path for row in archive.rows(filter))
+    lines = list(csv.DictReader(io.StringIO(table(results_csv, archive.rows(filter)).decode("utf-8-sig"))))
+    assert sorted(line["path"] for line in lines) == paths
+    read = parquet.read_table(io.BytesIO(table(results_parquet, archive.rows(filter))))
+    assert sorted(read["path"].to_pylist()) == paths
+    page = opened("reports", results.settings)
+    page.segmented_control(key="report on").set_value("A batch").run()
+    assert "**15 images**" in words(page) and not page.exception
