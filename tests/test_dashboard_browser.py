@@ -79,8 +79,9 @@ def address(tmp_path_factory: pytest.TempPathFactory, scored: Results) -> Iterat
     (folder / "large").mkdir()
     cv2.imwrite(str(folder / "large/large.png"), np.tile(cv2.imread(str(DUST), cv2.IMREAD_GRAYSCALE), (6, 5)))
     port = str(free_port())
-    command = ["-m", "pipelines.cli", "dashboard", "--db", scored.database, "--models", scored.models, "--images", SAMPLES,
-               "--images", folder / "large", "--images", scored.images, "--camera", folder / "line.avi", "--port", port]  # fmt: skip
+    command = ["-m", "pipelines.cli", "dashboard", "--db", scored.database, "--models", scored.models, "--images",
+               SAMPLES, "--images", folder / "large", "--images", scored.images, "--camera", folder / "line.avi",
+               "--port", port]  # fmt: skip
     with serving(folder / "log", [str(one) for one in command]):
         yield f"http://127.0.0.1:{port}"
 
