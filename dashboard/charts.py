@@ -171,7 +171,10 @@ def scores(
         layers.append(alt.Chart(at).mark_rule(color=colour, strokeWidth=2, strokeDash=dash).encode(x="at:Q"))
         layers.append(
             alt.Chart(at)
-            .mark_text(color=colour, align="left", dx=4, dy=14 * place + 6, fontWeight=600, baseline="top")
+            .mark_text(
+                color=colour, align="right" if place == 0 else "left", dx=-4 if place == 0 else 4, dy=14 * place + 6,
+                fontWeight=600, baseline="top",
+            )
             .encode(x="at:Q", y=alt.value(0), text="name:N")
         )
     return alt.layer(*layers).properties(height=HEIGHT + 60)
