@@ -47,7 +47,7 @@ def choose(chosen: Detector) -> list[Item]:
     """The images at hand, by what the person chose in the sidebar."""
     known = settings.read()
     ways = [DROP] + [FOLDER] * bool(known.images) + [CAMERA] * bool(known.cameras)
-    way = st.segmented_control("Images", ways, default=DROP, key="way", required=True) if len(ways) > 1 else DROP
+    way = st.segmented_control("Images", ways, default=DROP, key="way") if len(ways) > 1 else DROP
     if way == FOLDER:
         root = st.selectbox("Folder", known.images, key="root") if len(known.images) > 1 else known.images[0]
         names = listed(root)

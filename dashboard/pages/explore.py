@@ -36,11 +36,9 @@ def page(user: User) -> None:
     if chosen is None:
         return
     ways = {SAMPLE: sample, BETWEEN: between, MADE_OF: made_of}
-    way = st.segmented_control(
-        "Explore", list(ways), default=SAMPLE, key="explore", label_visibility="collapsed", required=True
-    )
+    way = st.segmented_control("Explore", list(ways), default=SAMPLE, key="explore", label_visibility="collapsed")
     try:
-        ways[way](chosen)
+        ways[way or SAMPLE](chosen)
     except (ValueError, OSError, MemoryError) as error:
         st.error(plain(str(error) or "not enough memory"))
 
@@ -159,10 +157,11 @@ def made_of(chosen: Detector) -> None:
             f"its manifest and its card name none that fits {', '.join(components)}."
         )
     else:
-        alpha = st.slider(
-            "alpha: the critic's share in the map, the residual has the rest", 0.0, 1.0, weights["critic"], 0.01,
-            key=f"alpha {chosen.manifest.hash[:16]}",
-        )  # fmt: skip
+        with st.sidebar:
+            alpha = st.slider(
+                "alpha: the critic's share in the map, the residual has the rest", 0.0, 1.0, weights["critic"], 0.01,
+                key=f"alpha {chosen.manifest.hash[:16]}",
+            )  # fmt: skip
         shown, name = mixed(components, weights, alpha), f"Map at alpha {alpha:.2f}"
         off = float(np.abs(mixed(components, weights, weights["critic"]) - map).max()) / (scale[1] - scale[0])
         if off <= EXACT:
@@ -177,7 +176,7 @@ def made_of(chosen: Detector) -> None:
             )
     key = f"made of {item.key} {chosen.manifest.hash[:16]} {name}"
     scene = Scene(key, f"{name} of {item.name}", toned(pixels, pixels), warmed(shown, scale), scale)
-    viewer(scene, "made of viewer", height="clamp(240px, calc(100vh - 470px), 900px)")
+    viewer(scene, "made of viewer", height="clamp(240px, calc(100vh - 420px), 900px)")
     pictures = {name: shown, **components}
     for column, (title, one) in zip(st.columns(len(pictures)), pictures.items(), strict=True):
         with column:
