@@ -172,8 +172,12 @@ def scores(
         layers.append(
             alt.Chart(at)
             .mark_text(
-                color=colour, align="right" if place == 0 else "left", dx=-4 if place == 0 else 4, dy=14 * place + 6,
-                fontWeight=600, baseline="top",
+                color=colour,
+                align="right" if place == 0 else "left",
+                dx=-4 if place == 0 else 4,
+                dy=14 * place + 6,
+                fontWeight=600,
+                baseline="top",
             )
             .encode(x="at:Q", y=alt.value(0), text="name:N")
         )

@@ -35,10 +35,8 @@ def page(user: User) -> None:
     here = zone()
     top = st.columns([3, 2], vertical_alignment="center")
     with top[0]:
-        name = st.segmented_control(
-            "Time", list(SPANS), default="1 d", key="span", label_visibility="collapsed", required=True
-        )
-    length, bins = SPANS[name]
+        name = st.segmented_control("Time", list(SPANS), default="1 d", key="span", label_visibility="collapsed")
+    length, bins = SPANS[name or "1 d"]
     end = rounded_up(datetime.now(UTC), here, length / bins)
     filter = narrowed(records, Filter(begin=end - length, end=end))
     with top[1]:

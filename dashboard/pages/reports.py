@@ -28,9 +28,9 @@ def page(user: User) -> None:
         return
     here = zone()
     way = st.segmented_control(
-        "Report on", [SHIFT, BATCH], default=SHIFT, key="report on", label_visibility="collapsed", required=True
+        "Report on", [SHIFT, BATCH], default=SHIFT, key="report on", label_visibility="collapsed"
     )
-    chosen = shift(here) if way == SHIFT else batch(records)
+    chosen = shift(here) if way != BATCH else batch(records)
     if chosen is None:
         return
     filter, title, name = chosen

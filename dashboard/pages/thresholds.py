@@ -118,10 +118,8 @@ def decisions(records: Archive, preview: Preview) -> None:
     changed = sum(moves.values())
     st.markdown(f"**{changed:,} of {total:,} past decisions would be others**")
     named = {f"{old} \N{RIGHTWARDS ARROW} {new}: {number:,}": (old, new) for (old, new), number in moves.items()}
-    name = st.segmented_control(
-        "Change", list(named), default=next(iter(named)), label_visibility="collapsed", required=True
-    )
-    found = records.changed(preview, *named[name], limit=LISTED)
+    name = st.segmented_control("Change", list(named), default=next(iter(named)), label_visibility="collapsed")
+    found = records.changed(preview, *named[name or next(iter(named))], limit=LISTED)
     table = {
         "image": [one.path for one in found.rows],
         "score": [one.score for one in found.rows],
