@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from itertools import pairwise
 from typing import Any
 
@@ -36,10 +36,10 @@ def trend(bins: Sequence[Bin], where: tzinfo) -> alt.Chart:
                 )
             foot += number
     return (
-        alt.Chart(_data(rows), height=HEIGHT)
+        alt.Chart(_data(rows), height=HEIGHT + 40)
         .mark_rect()
         .encode(
-            x=alt.X("from:T", title="local time", scale=alt.Scale(domain=_ends(bins, where))),
+            x=_time("from", bins, where),
             x2="to:T",
             y=alt.Y("foot:Q", title="images", axis=alt.Axis(tickMinStep=1, format="d")),
             y2="top:Q",
@@ -57,8 +57,12 @@ def clock(time: datetime, where: tzinfo) -> str:
     return f"{time.astimezone(where):%Y-%m-%dT%H:%M:%S}"
 
 
-def _ends(bins: Sequence[Bin], where: tzinfo) -> list[str]:
-    return [clock(bins[0].begin, where), clock(bins[-1].end, where)]
+def _time(field: str, bins: Sequence[Bin], where: tzinfo) -> alt.X:
+    """The axis of local time, in hours up to a day and in days beyond."""
+    begin, end = bins[0].begin, bins[-1].end
+    axis = alt.Axis(format="%H:%M" if end - begin <= timedelta(days=1) else "%d %b", labelOverlap=True)
+    scale = alt.Scale(domain=[clock(begin, where), clock(end, where)])
+    return alt.X(f"{field}:T", title="local time", scale=scale, axis=axis)
 
 
 def shares(bins: Sequence[Bin], where: tzinfo) -> alt.Chart:
@@ -79,7 +83,7 @@ def shares(bins: Sequence[Bin], where: tzinfo) -> alt.Chart:
         alt.Chart(_data(rows), height=HEIGHT)
         .mark_line(color=RED, point=alt.OverlayMarkDef(color=RED, size=45))
         .encode(
-            x=alt.X("time:T", title="local time", scale=alt.Scale(domain=_ends(bins, where))),
+            x=_time("time", bins, where),
             y=alt.Y("rejects:Q", title="rejects, % of inspected", scale=alt.Scale(domain=[0, 100])),
             tooltip=[alt.Tooltip("time:T", format="%d %b %H:%M"), alt.Tooltip("rejects:Q", format=".1f"), "images:Q"],
         )

@@ -14,23 +14,17 @@ from typing import Any
 
 from jinja2 import Environment
 
-from anomalib_gan.records.listing import Filter
+from anomalib_gan.records.archive import Archive, Filter
 from anomalib_gan.records.outputs import Outputs
 from anomalib_gan.records.pictures import thumbnail
 from anomalib_gan.records.report import LISTED, THUMBNAIL, environment
-from anomalib_gan.records.reviewing import Reviewing
 from anomalib_gan.records.schema import Batch, InspectionRecord
-from anomalib_gan.records.statistics import Statistics
 
 REJECTS = 2000
 """Rejects that one page holds with their pictures; it says so where there were more."""
 
 
-class Asked(Statistics, Reviewing):
-    """What these reports ask of the results; `Archive` is one."""
-
-
-def shift_report(records: Asked, filter: Filter, title: str, where: tzinfo = UTC) -> str:
+def shift_report(records: Archive, filter: Filter, title: str, where: tzinfo = UTC) -> str:
     """HTML of the inspections of a filter: figures, thresholds used, pictures of all rejects, invalid files, reviews.
 
     `where`: the time zone that times are told in.
@@ -52,7 +46,7 @@ def shift_report(records: Asked, filter: Filter, title: str, where: tzinfo = UTC
     )  # fmt: skip
 
 
-def evidence(records: Asked, id: int, where: tzinfo = UTC, image: Path | None = None) -> str:
+def evidence(records: Archive, id: int, where: tzinfo = UTC, image: Path | None = None) -> str:
     """HTML of one inspection: the image itself where its file is given, the overlay, defects, the thresholds that were
     used, the hashes of image and model, and all that was said of it, also what was taken back.
 
@@ -71,7 +65,7 @@ def evidence(records: Asked, id: int, where: tzinfo = UTC, image: Path | None = 
     )  # fmt: skip
 
 
-def overlay(records: Asked, batch: Batch, row: InspectionRecord, side: int) -> str | None:
+def overlay(records: Archive, batch: Batch, row: InspectionRecord, side: int) -> str | None:
     """Base64 of a JPEG of the overlay; None where none was written, or its name leads elsewhere."""
     folder = records.pictures(batch).resolve()
     file = Outputs(folder, (0, 1)).overlay(row.path).resolve()
@@ -80,7 +74,7 @@ def overlay(records: Asked, batch: Batch, row: InspectionRecord, side: int) -> s
     return base64.b64encode(thumbnail(file, side)).decode()
 
 
-def _pages(records: Asked, filter: Filter) -> Iterator[InspectionRecord]:
+def _pages(records: Archive, filter: Filter) -> Iterator[InspectionRecord]:
     after: str | None = None
     while True:
         page = records.page(filter, after=after, limit=500, order="worst")
