@@ -116,9 +116,9 @@ def _scene(records: Archive, row: InspectionRecord) -> tuple[Scene | None, str]:
     defects = [
         (
             (one.top, one.left, one.bottom, one.right),
-            f"Defect {one.number}\n{area(one.area, one.area_um2)}\npeak {one.peak:.3g}",
+            f"Defect {number}\n{area(one.area, one.area_um2)}\npeak {one.peak:.3g}",
         )
-        for one in row.defects[:200]
+        for number, one in enumerate(row.defects[:200], 1)
     ]
     try:
         file = image_file(row, batch)

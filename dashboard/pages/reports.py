@@ -14,6 +14,7 @@ from anomalib_gan.records.archive import Archive, Filter
 from anomalib_gan.records.schema import InspectionRecord
 from anomalib_gan.records.shift import REJECTS, evidence, shift_report
 from anomalib_gan.records.tables import results_csv, results_parquet
+from dashboard.detectors import MAX_PIXELS
 from dashboard.results import archive, batch_of, image_file, local, zone
 from dashboard.text import plain
 
@@ -121,6 +122,8 @@ def single(records: Archive, filter: Filter, here: tzinfo) -> None:
     row = found.rows[at[0]]
     image: Path | None = None
     try:
+        if (row.height or 0) * (row.width or 0) > MAX_PIXELS:
+            raise ValueError(f"it has more than {MAX_PIXELS // 2**20} Mpx")
         image = image_file(row, batch_of(records, row))
     except (ValueError, OSError) as error:
         st.caption(f"Without the image itself: {plain(str(error))}")
