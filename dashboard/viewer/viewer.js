@@ -214,8 +214,9 @@ class Viewer {
     if (!this.header?.keys || event.ctrlKey || event.altKey || event.metaKey || event.defaultPrevented) return;
     const target = event.composedPath()[0];
     const ours = event.composedPath().includes(this.root);
-    // Elsewhere keys belong to whatever has the focus: a field to type in, a list, a button.
-    if (!ours && target !== document.body && target !== document.documentElement) return;
+    // Elsewhere keys belong to whatever has the focus: a field to type in, a list, a button. A link, such as that of the
+    // page just chosen in the menu, has none of ours.
+    if (!ours && target !== document.body && target !== document.documentElement && !target.closest("a")) return;
     if (ours && target.tagName === "INPUT" && event.key.startsWith("Arrow")) return;
     const arrows = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
     const pressed = event.key.toLowerCase();
