@@ -44,6 +44,15 @@ def resolve(root: str | os.PathLike[str], relative: str) -> Path:
     return found
 
 
+def locate(roots: Iterable[str | os.PathLike[str]], path: Path) -> Path:
+    """The existing file with the absolute path `path`, where one of the configured folders holds it, by `resolve`."""
+    for root in roots:
+        home = Path(root).resolve()
+        if path.is_relative_to(home):
+            return resolve(home, path.relative_to(home).as_posix())
+    raise RefusedPathError(f"{path} lies in none of the configured folders: start with `--images {path.parent}`")
+
+
 def bundles(roots: Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
     """The bundles right below the folders, or these folders themselves, by the name to show."""
     found: dict[str, Path] = {}

@@ -29,6 +29,7 @@ class Look:
 
     found: Inspection
     scene: Scene
+    sha256: str | None = None  # of the file's bytes; a camera's picture has none
 
     @property
     def bytes(self) -> int:
@@ -83,7 +84,7 @@ def inspect(detector: Detector, item: Item) -> Look:
                 for number, one in enumerate(found.defects[:200], 1)
             ],
         )
-    return Look(replace(found, map=None), scene)
+    return Look(replace(found, map=None), scene, picture.sha256)
 
 
 def _beside(again: NDArray[np.float32], pixels: NDArray[Any], content: int) -> NDArray[Any]:

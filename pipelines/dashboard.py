@@ -41,8 +41,11 @@ def dashboard(
     )
     if not known.users and not is_loopback(address):
         raise ValueError(f"--address {address} is reachable from other machines: give --users FILE, too")
+    from streamlit.runtime.pages_manager import PagesManager
     from streamlit.web import cli
 
+    # Else whoever first asks for a page by its address gets the bare file in pages/: the app has not run yet.
+    PagesManager.uses_pages_directory = False
     os.environ.update(known.to_environment())
     app = Path(__file__).parents[1] / "dashboard" / "app.py"
     options = {
@@ -57,7 +60,6 @@ def dashboard(
         "browser.gatherUsageStats": False,
         "client.showErrorDetails": "type",
         "client.toolbarMode": "viewer",
-        "client.showSidebarNavigation": False,  # of the files in pages/, until the menu is there
         "theme.primaryColor": "#0072b2",  # Streamlit's red would look like a verdict
         "logger.hideWelcomeMessage": True,
     }

@@ -136,6 +136,12 @@ class Listing:
             raise KeyError(f"there is no inspection {id}: it was pruned, or its image scored again; load the list anew")
         return found
 
+    def of_bytes(self, sha256: str, model: str) -> list[InspectionRecord]:
+        """What a model found in an image with these bytes, in any batch, the newest first; without defects."""
+        with self._reading() as session:
+            query = select(I).where(I.batch.in_(select(Batch.id)), I.sha256 == sha256, I.model == model)
+            return list(session.scalars(query.order_by(I.scored_at.desc(), I.id.desc())))
+
     def neighbours(
         self, id: int, filter: Filter = EVERYTHING, *, order: Order = "newest"
     ) -> tuple[int | None, int | None]:

@@ -97,6 +97,13 @@ def read_map(path: Path) -> NDArray[np.float32]:
     return np.where(levels == 0, np.nan, values).astype(np.float32)
 
 
+def map_scale(path: Path) -> tuple[float, float]:
+    """The normal scale that a file of `write_map` is on."""
+    with tifffile.TiffFile(path) as file:
+        low, high = json.loads(file.pages.first.description)["normal_scale"]
+    return low, high
+
+
 def write_mask(path: Path, rows: Rows, height: int, width: int, threshold: float) -> None:
     """Writes 255 where the map is above `threshold`, else 0: a PNG, or band by band where `path` ends in .tif."""
 

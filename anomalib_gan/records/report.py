@@ -116,12 +116,6 @@ def write_report(records: Records, out: Path, *, summary: dict[str, Any]) -> Pat
 
     `summary`: `skipped` files without an image suffix, `gone` rows of files that are no longer in the folder.
     """
-    environment = Environment(
-        loader=PackageLoader("anomalib_gan.records"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["sig"] = lambda value: "–" if value is None else f"{value:.4g}"
-    environment.filters["area"] = lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
     counts, thresholds = records.counts(), records.thresholds
     low, high = records.span()
     shape = None
@@ -136,24 +130,38 @@ def write_report(records: Records, out: Path, *, summary: dict[str, Any]) -> Pat
         jpeg = base64.b64encode(thumbnail(picture, THUMBNAIL)).decode() if picture.is_file() else None
         gallery.append({"row": row, "jpeg": jpeg})
     warned = list(islice((row for row in records.inspections(valid=True) if row.warning or row.notes), LISTED))
-    page = environment.get_template("report.html.j2").stream(
-        records=records,
-        card=records.card,
-        thresholds=thresholds,
-        counts=counts,
-        total=sum(counts.values()),
-        histogram=shape,
-        gallery=gallery,
-        invalid=list(islice(records.inspections(valid=False), LISTED)),
-        warned=warned,
-        older=records.older(),
-        summary=summary,
-        listed=LISTED,
-        made=datetime.now(UTC),
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .stream(
+            records=records,
+            card=records.card,
+            thresholds=thresholds,
+            counts=counts,
+            total=sum(counts.values()),
+            histogram=shape,
+            gallery=gallery,
+            invalid=list(islice(records.inspections(valid=False), LISTED)),
+            warned=warned,
+            older=records.older(),
+            summary=summary,
+            listed=LISTED,
+            made=datetime.now(UTC),
+        )
     )
     with atomic_write(out / "report.html", "w") as file:
         file.writelines(page)
     return out / "report.html"
+
+
+def environment() -> Environment:
+    """Of all templates: what comes from files is escaped, and what is missing is an error."""
+    made = Environment(
+        loader=PackageLoader("anomalib_gan.records"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    made.filters["sig"] = lambda value: "–" if value is None else f"{value:.4g}"
+    made.filters["area"] = lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return made
 
 
 def _ticks(low: float, high: float, wanted: int) -> list[float]:

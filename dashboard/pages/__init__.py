@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from anomalib_gan.records.access import User
-from dashboard.pages import explore, inspect
+from dashboard.pages import explore, inspect, production, reports, review, thresholds
 
 
 class Page(NamedTuple):
@@ -17,5 +17,9 @@ class Page(NamedTuple):
 
 PAGES = (
     Page("Inspect", "inspect", inspect.page),
+    Page("Review queue", "review", review.page),
+    Page("Production", "production", production.page),
+    Page("Thresholds", "thresholds", thresholds.page),
+    Page("Reports", "reports", reports.page),
     Page("Explore", "explore", explore.page),
 )

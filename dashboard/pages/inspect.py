@@ -8,13 +8,17 @@ import numpy as np
 import streamlit as st
 
 from anomalib_gan.records.access import User
+from anomalib_gan.records.archive import Label
+from anomalib_gan.records.schema import InspectionRecord
+from dashboard import settings
 from dashboard.choosing import choose, detector
 from dashboard.detectors import Detector
 from dashboard.looking import Look, look
+from dashboard.results import local, open_archive
 from dashboard.sources import Item
 from dashboard.text import area, plain, seconds
 from dashboard.verdicts import banner, gauge
-from dashboard.viewer import Box, Event, Scene, viewer
+from dashboard.viewer import JUDGEMENTS, Box, Event, Scene, viewer
 
 WORDS = {"accept": "accepted", "reject": "rejected"}
 
@@ -41,16 +45,18 @@ def page(user: User) -> None:
     left, right = st.columns([7, 3], gap="medium")
     with right:
         focus = report(chosen, item, seen)
+        row = recorded(user, seen)
     boxes: list[Box] = st.session_state.setdefault("boxes", {}).setdefault(item.key, [])
     seen.scene.marks = tuple(boxes)
     st.session_state.setdefault("scenes", {})[seen.scene.key] = item.key
+    st.session_state.setdefault("rows", {})[seen.scene.key] = row
     with left:
         viewer(
             seen.scene,
             "viewer",
             take=partial(take, user, len(items)),
             steps=len(items) > 1,
-            judging=True,
+            judging=JUDGEMENTS,
             drawing=True,
             focus=focus,
         )
@@ -96,16 +102,70 @@ def take(user: User, count: int, event: Event) -> None:
     if event.box is not None:
         st.session_state.setdefault("boxes", {}).setdefault(key, []).append(event.box)
     else:
-        decide(user, key, event.kind)
+        decide(user, key, event.kind, st.session_state["rows"].get(event.scene))
 
 
-def decide(user: User, key: str, decision: str) -> None:
-    """Notes what the person says of the image, for this session."""
+def decide(user: User, key: str, decision: str, row: InspectionRecord | None) -> None:
+    """Notes what the person says of the image, for this session; as a review where it is one of the records.
+
+    The review takes the place of the one that they wrote of it here before.
+    """
+    if row is not None:
+        records = open_archive(settings.read().db)
+        written: dict[str, int] = st.session_state.setdefault("written", {})
+        boxes: list[Box] = st.session_state.get("boxes", {}).get(key, [])
+        try:
+            new = records.review(row, user, label(row.verdict, decision), box=boxes[-1] if boxes else None)
+            if key in written:
+                records.withdraw(written[key], user)
+        except (PermissionError, ValueError, OSError) as error:
+            st.session_state["undecided"] = str(error)
+            return
+        written[key] = new.id
     st.session_state.setdefault("decisions", {})[key] = decision
+
+
+def label(verdict: str, decision: str) -> Label:
+    """The review that a decision is: "confirmed" where it is the detector's verdict, which review is not."""
+    if verdict == "accept":
+        return "confirmed" if decision == "accept" else "missed defect"
+    return "false alarm" if decision == "accept" else "confirmed"
+
+
+def ask(user: User, row: InspectionRecord) -> None:
+    try:
+        open_archive(settings.read().db).ask(row, user)
+    except (PermissionError, ValueError, OSError) as error:
+        st.session_state["undecided"] = str(error)
 
 
 def forget_boxes(key: str) -> None:
     st.session_state["boxes"][key] = []
+
+
+def recorded(user: User, seen: Look) -> InspectionRecord | None:
+    """What the records hold of the shown image by the same model, if anything, and what can be done about it."""
+    if told := st.session_state.pop("undecided", None):
+        st.error(plain(told))
+    db = settings.read().db
+    if not db or seen.sha256 is None:
+        return None
+    try:
+        records = open_archive(db)
+        row = next(iter(records.of_bytes(seen.sha256, seen.found.model)), None)
+    except (ValueError, OSError) as error:
+        st.error(plain(str(error)))
+        return None
+    if row is None:
+        st.caption("This image is not in the results, so decisions last for this session.")
+        return None
+    st.caption(f"In the results: {row.verdict}, scored {local(row.scored_at)}. Your decision becomes a review.")
+    for one in records.reviews(row)[:3]:
+        st.markdown(f"{plain(one.who)} said **{one.label}** on {local(one.at)}")
+    st.button(
+        "Put it into the review queue", on_click=ask, args=(user, row), help="Somebody else shall look at it, too."
+    )
+    return row
 
 
 # --- what was found ------------------------------------------------------------------------------------------------

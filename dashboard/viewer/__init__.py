@@ -34,7 +34,7 @@ LIGHT = 235
 
 Bytes = NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # top, left, bottom, right, half-open
-Kind = Literal["next", "previous", "accept", "reject", "box"]
+Kind = Literal["next", "previous", "accept", "reject", "confirm", "false alarm", "missed defect", "undo", "box"]
 
 
 class Event(NamedTuple):
@@ -43,6 +43,22 @@ class Event(NamedTuple):
     kind: Kind
     scene: str  # its key
     box: Box | None  # of "box"; in pixels of the image
+
+
+class Judgement(NamedTuple):
+    """A button of the viewer, and its key, by which a person says something of the image."""
+
+    kind: Kind
+    label: str
+    key: str
+    title: str  # what it means
+    told: str  # once it was pressed
+
+
+JUDGEMENTS = (
+    Judgement("accept", "\N{BLACK CIRCLE} Accept", "a", "Accept the image", "Accepted"),
+    Judgement("reject", "\N{BLACK SQUARE} Reject", "r", "Reject the image", "Rejected"),
+)
 
 
 @dataclass(eq=False)
@@ -212,14 +228,14 @@ def viewer(
     *,
     take: Callable[[Event], None] | None = None,
     steps: bool = False,
-    judging: bool = False,
+    judging: Sequence[Judgement] = (),
     drawing: bool = False,
     focus: tuple[int, Box] | None = None,
     height: str = "clamp(300px, calc(100vh - 170px), 1400px)",
 ) -> None:
     """Shows the scene. `take` is called with each event, before the page is run again, each once and in order.
 
-    steps: there are images to go to, by n and p. judging: a and r accept and reject. drawing: boxes can be drawn.
+    steps: there are images to go to, by n and p. judging: what can be said of it. drawing: boxes can be drawn.
     focus: (a number that changes with every wish, the box to look at). height: of the picture, in CSS.
     """
     header: dict[str, Any] = {
@@ -235,7 +251,7 @@ def viewer(
         "marks": list(scene.marks),
         "keys": take is not None,
         "steps": steps,
-        "judging": judging,
+        "judging": [one._asdict() for one in judging],
         "drawing": drawing,
         "tall": height,
         "focus": None if focus is None else {"stamp": focus[0], "box": focus[1]},

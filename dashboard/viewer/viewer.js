@@ -7,9 +7,9 @@
 
 const LARGEST = 64; // screen pixels to one of the image
 const OUTLINE = "#40e0ff"; // cyan, which neither a grey image nor the heat colours have
-const KEYS = { n: "next", p: "previous", a: "accept", r: "reject", m: "map", g: "reconstruction", b: "boxes", d: "draw",
+const KEYS = { n: "next", p: "previous", m: "map", g: "reconstruction", b: "boxes", d: "draw",
   0: "fit", "+": "in", "=": "in", "-": "out" };
-const TOLD = { next: "Next", previous: "Previous", accept: "Accepted", reject: "Rejected", box: "Box drawn" };
+const TOLD = { next: "Next", previous: "Previous", box: "Box drawn" };
 
 function parse(bytes) {
   const length = new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
@@ -139,7 +139,7 @@ class Viewer {
     this.canvas.setAttribute("aria-label", header.label);
     this.stage.style.setProperty("--height", header.tall);
     this.find(".steps").hidden = !header.steps;
-    this.find(".judging").hidden = !header.judging;
+    this.offer(header.judging);
     const button = this.find('[data-do="reconstruction"]');
     button.disabled = !header.layers.reconstruction;
     button.title = header.layers.reconstruction ? "Image or reconstruction (g)" : header.without;
@@ -159,6 +159,21 @@ class Viewer {
       }
     }
     this.show();
+  }
+
+  // The buttons of what can be said of this image, each with its key.
+  offer(judging) {
+    const asked = JSON.stringify(judging);
+    if (asked === this.offered) return;
+    this.offered = asked;
+    const group = this.find(".judging");
+    group.hidden = !judging.length;
+    group.replaceChildren(...judging.map(({ kind, label, key, title }) => {
+      const button = Object.assign(document.createElement("button"), { type: "button", title: `${title} (${key})` });
+      button.dataset.do = kind;
+      button.append(`${label} `, Object.assign(document.createElement("kbd"), { textContent: key }));
+      return button;
+    }));
   }
 
   show() {
@@ -181,13 +196,17 @@ class Viewer {
       this.shown[what] = !this.shown[what];
       this.show();
       this.draw();
-    } else if (what === "next" || what === "previous" ? header.steps : header.judging) this.post(what);
+    } else if (what === "next" || what === "previous" ? header.steps : this.judgement(what)) this.post(what);
+  }
+
+  judgement(kind) {
+    return this.header.judging.find((one) => one.kind === kind);
   }
 
   post(kind, more = {}) {
     this.log.events.push({ sequence: ++this.sequence, kind, image: this.header.image, ...more });
     this.log.events = this.log.events.slice(-50);
-    this.find(".said").textContent = TOLD[kind];
+    this.find(".said").textContent = TOLD[kind] || this.judgement(kind).told;
     this.setState("log", { mount: this.log.mount, events: this.log.events });
   }
 
@@ -195,11 +214,13 @@ class Viewer {
     if (!this.header?.keys || event.ctrlKey || event.altKey || event.metaKey || event.defaultPrevented) return;
     const target = event.composedPath()[0];
     const ours = event.composedPath().includes(this.root);
-    // Elsewhere keys belong to whatever has the focus: a field to type in, a list, a button.
-    if (!ours && target !== document.body && target !== document.documentElement) return;
+    // Elsewhere keys belong to whatever has the focus: a field to type in, a list, a button. A link, such as that of the
+    // page just chosen in the menu, has none of ours.
+    if (!ours && target !== document.body && target !== document.documentElement && !target.closest("a")) return;
     if (ours && target.tagName === "INPUT" && event.key.startsWith("Arrow")) return;
     const arrows = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
-    const what = KEYS[event.key.toLowerCase()];
+    const pressed = event.key.toLowerCase();
+    const what = this.header.judging.find((one) => one.key === pressed)?.kind || KEYS[pressed];
     if (what) {
       if (!event.repeat || what === "next" || what === "previous" || what === "in" || what === "out") this.act(what);
     } else if (event.key === "Escape" && (this.dragging || this.shown.draw)) {
