@@ -78,5 +78,11 @@ def pictures(chosen: Detector, cameras: tuple[str, ...]) -> list[Item]:
             st.error(plain(str(error)))
         else:
             del taken[: -sources.GRABBED]
-            st.session_state["at"] = len(taken) - 1
+            go_to(len(taken) - 1)
     return taken
+
+
+def go_to(at: int) -> None:
+    """That image is shown next, whatever the list of images shows in the browser now."""
+    st.session_state["at"] = at
+    st.session_state["images"] = st.session_state.get("images", 0) + 1

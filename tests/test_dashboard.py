@@ -370,7 +370,7 @@ def test_the_page_inspects_a_folder_and_lives_on_after_a_broken_file(app, models
     page = app(models=(str(models),), images=(str(folder),))
     page.segmented_control(key="way").set_value("Folder").run()
     assert not page.exception and "cannot be inspected" in words(page) and "truncated" in words(page)
-    page.selectbox(key="at").set_value(1).run()
+    page.selectbox(key="images 0").set_value(1).run()
     assert not page.exception and not page.error and "REJECT" in words(page)
     assert "(http:evil)" not in words(page)
     (table,) = page.dataframe

@@ -181,8 +181,8 @@ def test_a_decision_about_an_image_of_the_database_becomes_one_review(opened, ar
 
     page = opened("inspect", results.settings, OPERATOR)
     page.segmented_control(key="way").set_value("Folder").run()
-    names = page.selectbox(key="at").options
-    page.selectbox(key="at").set_value(next(i for i, name in enumerate(names) if "film/000" in name)).run()
+    names = page.selectbox(key="images 0").options
+    page.selectbox(key="images 0").set_value(next(i for i, name in enumerate(names) if "film/000" in name)).run()
     assert "Your decision becomes a review" in words(page)
     (row,) = archive.page(Filter(text="film/000")).rows
     with pytest.MonkeyPatch.context() as patch:

@@ -11,7 +11,7 @@ from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import Label
 from anomalib_gan.records.schema import InspectionRecord
 from dashboard import settings
-from dashboard.choosing import choose, detector
+from dashboard.choosing import choose, detector, go_to
 from dashboard.detectors import Detector
 from dashboard.looking import Look, look
 from dashboard.results import local, open_archive
@@ -67,20 +67,23 @@ def page(user: User) -> None:
 
 def position(items: list[Item]) -> int:
     """Where among the images we are; the list in the sidebar and the keys both move it."""
-    before = st.session_state.get("at")
-    # Streamlit knows a choice by its label: of one that is gone only the label is left.
-    if not isinstance(before, int) or not 0 <= before < len(items):
-        st.session_state["at"] = 0
+    count = len(items)
+    at = st.session_state.get("at", 0)
+    at = at if at < count else 0
     with st.sidebar:
-        at: int = st.selectbox(
-            f"Image, of {len(items)}", range(len(items)), format_func=lambda i: f"{i + 1}: {items[i].name}", key="at"
-        )
-    return at
+        # A new list after each step: with every key a browser also sends what its list shows, which is an older place
+        # where keys come faster than the page.
+        chosen = st.selectbox(
+            f"Image, of {count}", range(count), index=at, format_func=lambda i: f"{i + 1}: {items[i].name}",
+            key=f"images {st.session_state.get('images', 0)}",
+        )  # fmt: skip
+    # Streamlit knows a choice by its label: of one that is gone only the label is left.
+    st.session_state["at"] = chosen if isinstance(chosen, int) and chosen < count else 0
+    return int(st.session_state["at"])
 
 
 def step(by: int, count: int) -> None:
-    at = st.session_state.get("at")
-    st.session_state["at"] = ((at if isinstance(at, int) else 0) + by) % count
+    go_to((st.session_state.get("at", 0) + by) % count)
 
 
 def nothing(item: Item) -> Scene:

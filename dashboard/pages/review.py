@@ -44,8 +44,9 @@ def page(user: User) -> None:
     st.session_state.pop("review done", None)
     filter = narrowed(records)
     progress(records, filter)
-    if told := st.session_state.pop("review told", None):
-        (st.error if told[0] == "error" else st.success)(plain(told[1]))
+    with st.container():  # there in every run: what comes and goes above the viewer would have it made anew
+        if told := st.session_state.pop("review told", None):
+            (st.error if told[0] == "error" else st.success)(plain(told[1]))
     rows = records.queue(filter, limit=QUEUED).rows
     if not rows:
         st.info("Nothing waits for a review here.")
@@ -57,8 +58,9 @@ def page(user: User) -> None:
     with right:
         about(records, row, user)
     with left:
-        if missing:
-            st.warning(plain(missing).replace("\\`", "`"))
+        with st.container():
+            if missing:
+                st.warning(plain(missing).replace("\\`", "`"))
         drawable = shown is not None and is_whole(shown, row)
         shown = shown or nothing(row)
         boxes: list[Box] = st.session_state.setdefault("boxes", {}).setdefault(shown.key, [])
