@@ -132,6 +132,8 @@ def test_the_command_adds_lists_and_removes_whom_the_file_then_knows(tmp_path, m
     def run(typed: str, *arguments: str) -> tuple[int, str, str]:
         return users_command(monkeypatch, capsys, typed, *arguments, "--users", file)
 
+    code, _, told = run("", "list")
+    assert code == 2 and "there is no users file" in told
     assert run("correct horse\n", "add", "Ann") == (0, f"{file}: Ann, operator\n", "")
     assert run("battery staple\n", "add", "Ena", "--role", "engineer")[0] == 0
     assert verify(file, "Ena", "battery staple") == User("Ena", "engineer")

@@ -144,8 +144,9 @@ def test_a_newer_database_is_refused_and_left_alone(database: str) -> None:
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("mysql://ann:secret@host/x", "needs MySQLdb|neither SQLite nor PostgreSQL"),
-        ("nosuch://ann:secret@host/x", "names no known database"),
+        ("mysql://ann:secret@host/x", "neither SQLite nor PostgreSQL"),
+        ("nosuch://ann:secret@host/x", "neither SQLite nor PostgreSQL"),
+        ("postgresql+nosuch://ann:secret@host/x", "names no known database"),
         ("postgresql+psycopg://ann:secret@/x?host=/nowhere", "does not answer"),
     ],
 )

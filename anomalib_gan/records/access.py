@@ -96,7 +96,10 @@ def _hash(password: str, salt: bytes) -> bytes:
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
-    value = read_json(path)
+    try:
+        value = read_json(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no users file {path}: `anomalib-gan users add` makes one") from error
     if not isinstance(value, Mapping) or value.get("format") != FORMAT or not isinstance(value.get("users"), Mapping):
         raise ValueError(f"{path} is no users file of format {FORMAT}: move it away and add the users again")
     for name, entry in value["users"].items():

@@ -13,7 +13,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, case, create_engine, delete, event, func, insert, inspect, select, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    case,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -49,6 +62,10 @@ def connect(database: str | os.PathLike[str]) -> Engine:
     """
     url = str(database) if is_url(database) else f"sqlite:///{Path(database)}"
     try:
+        if make_url(url).get_backend_name() not in ("sqlite", "postgresql"):
+            raise RecordsError(
+                f"{_shown(url)} is neither SQLite nor PostgreSQL: give a file or postgresql+psycopg://..."
+            )
         engine = create_engine(url)
     except NoSuchModuleError as error:
         raise RecordsError(f"{_shown(url)} names no known database: give a file or postgresql+psycopg://...") from error
@@ -60,8 +77,6 @@ def connect(database: str | os.PathLike[str]) -> Engine:
         ) from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _harden)
-    elif engine.dialect.name != "postgresql":
-        raise RecordsError(f"{_shown(url)} is neither SQLite nor PostgreSQL, which are the databases that are tested")
     try:
         with engine.connect() as connection:
             version = _version(connection)
