@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-SCHEMA = 2
+SCHEMA = 3
 VERDICTS = ("reject", "review", "invalid", "accept")
 
 
@@ -197,6 +197,8 @@ class ReviewRecord(Base):
     score: Mapped[float | None]
     withdrawn_at: Mapped[datetime | None]
     withdrawn_by: Mapped[str | None]
+    defect_type: Mapped[str | None] = mapped_column(String(64))
+    """What kind of defect it is, in the reviewer's words; None where nothing was said."""
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
@@ -236,6 +238,34 @@ class EventRecord(Base):
     reason: Mapped[str]
     model: Mapped[str] = mapped_column(String(64))
     details: Mapped[dict[str, Any]]
+
+
+class ComparisonRecord(Base):
+    """What an old and a new model, each with its thresholds, say of the images that people reviewed.
+
+    A false alarm is a normal image that is not accepted, a miss a defective one that is. The calibrations are known by
+    the SHA-256 of their JSON, as in `CalibrationRecord`.
+    """
+
+    __tablename__ = "comparisons"
+    __table_args__ = (Index("comparisons_by_models", "old", "new"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    who: Mapped[str]
+    old: Mapped[str] = mapped_column(String(64))
+    """The two models' hashes."""
+    new: Mapped[str] = mapped_column(String(64))
+    old_calibration: Mapped[str] = mapped_column(String(64))
+    new_calibration: Mapped[str] = mapped_column(String(64))
+    normal: Mapped[int]
+    """Images compared, by what people said of them."""
+    defective: Mapped[int]
+    old_false_alarms: Mapped[int]
+    new_false_alarms: Mapped[int]
+    old_misses: Mapped[int]
+    new_misses: Mapped[int]
+    details: Mapped[dict[str, Any]]
+    """What each model said of each image, and which images could not be read."""
 
 
 class IntentRecord(Base):
