@@ -6,7 +6,8 @@ from typing import Any
 
 from anomalib_gan.model import Model
 from anomalib_gan.models.ae import AE
-from anomalib_gan.models.fcbigan import FCBiGAN, SourceFCBiGAN
+from anomalib_gan.models.fcbigan import FCBiGAN
+from anomalib_gan.models.fcbigan_source import SourceFCBiGAN
 from anomalib_gan.models.sparse_coding import SparseCoding
 
 MODELS: dict[str, type[Model]] = {
