@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -175,7 +176,7 @@ def compare_command(
     reviews, no model takes the place of another.
     """
     row = compare(db, old, new, who=who)
-    shown = Table("", Text(f"old: {old.name}"), Text(f"new: {new.name}"), box=None, pad_edge=False)
+    shown = Table("", escape(f"old: {old.name}"), escape(f"new: {new.name}"), box=None, pad_edge=False)
     for what, before, after in comparing.table(row):
         shown.add_row(what, str(before), str(after))
     Console(highlight=False).print(shown)
