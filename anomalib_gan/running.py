@@ -260,7 +260,7 @@ class Job:
             f"{len(self.images)} normal images; {megapixels:.3g} Mpx to train on, held back for calibration: {kept}"
         )
         if self.settings.reviewed is not None:
-            added = [image["path"] for image in self.card["data"]["images"] if image.get("reviewed")]
+            added = sorted(image["path"] for image in self.card["data"]["images"] if image.get("reviewed"))
             self.say(f"{len(added)} of them are normal by their reviews in {self.settings.reviewed['database']}:")
             for path in added[:LISTED]:
                 self.say(f"  {path}")
