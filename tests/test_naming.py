@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +22,10 @@ import numpy as np
 import onnx
 import pytest
 from bundle_fuzz import FROZEN
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from test_imports import BAN
 
 from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import Archive, Filter
@@ -37,7 +40,8 @@ from anomalib_gan.runtime.tiling import Box
 from pipelines.types import learn_types, remove_types
 
 ANN = User("Ann", "operator")
-SAMPLE = Path(__file__).parents[1] / "data_samples/test/dust/000.png"
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "data_samples/test/dust/000.png"
 KINDS = ("dot", "hole", "stripes")
 
 
@@ -187,13 +191,15 @@ def test_a_type_that_a_fold_does_not_know_is_never_what_it_says() -> None:
     probabilities, distances = left_out(x, y, np.arange(40), 3, 4)
     assert (probabilities[:, 1] == 0).all() and np.isinf(distances[:, 1]).all()
     assert np.isfinite(distances.min(1)).all()
+    with pytest.raises(ValueError, match="label defects in more images"):
+        left_out(x, y, y, 3, 2)
 
 
 def test_too_few_labels_are_counted_and_the_others_are_learnt_without_them() -> None:
     rng = np.random.default_rng(0)
     types = ["a"] * 12 + ["b"] * 9 + ["c"] * 3
     x, images = rng.normal(size=(24, 3)).astype(np.float32), [str(k) for k in range(24)]
-    with pytest.raises(ValueError, match=r"1 types have at least 10 labels.*'b' has 9 of 10 labels; 'c' has 3 of 10"):
+    with pytest.raises(ValueError, match=r"there is 1: 'b' has 9 of 10 labels; 'c' has 3 of 10"):
         fit(x, types, images, bundles.manifest())
     with pytest.raises(ValueError, match="give some defects a type first"):
         fit(x[:0], [], [], bundles.manifest())
@@ -421,6 +427,52 @@ def test_half_a_head_is_refused(name: str, named: Path) -> None:
     attach(named, {name: None})
     with pytest.raises(BundleError, match=f"{name} is missing beside what belongs to it"):
         Inspector.load(named, "cpu")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_what_else_may_stand_in_types_json_is_refused_or_read(fitted: Fitted, data: st.DataObject) -> None:
+    value = json.loads(fitted.types.encode())
+    value[data.draw(st.sampled_from([*value, "more"]))] = data.draw(json_values)
+    try:
+        found = Types.decode(json.dumps(value).encode())
+    except BundleError as error:
+        assert "\n" not in str(error)
+    else:
+        assert Types.decode(found.encode()) == found
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_head_whose_bytes_were_changed_is_refused_or_still_gives_names(
+    named: Path, fitted: Fitted, data: st.DataObject
+) -> None:
+    forged = bytearray(fitted.graph)
+    for _ in range(data.draw(st.integers(1, 3))):
+        forged[data.draw(st.integers(0, len(forged) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    attach(named, {"types.onnx": bytes(forged)})
+    with suppress(BundleError):
+        found = Inspector.load(named, "cpu", threads=1)(drawn(KINDS, 1))
+        assert {one.type for one in found.defects} <= {"dot", "hole", UNKNOWN}
+
+
+def test_without_torch_and_scikit_learn_defects_are_named(named: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "x.png"), drawn(("hole",), 77))
+    program = f"""{BAN}
+from anomalib_gan.runtime import Inspector
+print([one.type for one in Inspector.load(sys.argv[1], "cpu")(sys.argv[2]).defects])
+assert not set(sys.modules) & {{"torch", "sklearn"}}
+"""
+    command = [sys.executable, "-c", program, str(named), str(tmp_path / "x.png")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "['hole']\n", done.stderr
 
 
 # --- labels --------------------------------------------------------------------------------------------------------

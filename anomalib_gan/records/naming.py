@@ -121,7 +121,8 @@ def fit(x: Features, types: Sequence[str], images: Sequence[str], manifest: Mani
     names = tuple(sorted(kind for kind, count in number.items() if count >= LEAST))
     if not 2 <= len(names) <= MOST:
         raise ValueError(
-            f"{len(names)} types have at least {LEAST} labels, where 2 to {MOST} can be told apart: "
+            f"2 to {MOST} types with at least {LEAST} labels each can be told apart, and there "
+            f"{'is 1' if len(names) == 1 else f'are {len(names)}'}: "
             f"{'; '.join(lacking(number)) or 'give some defects a type first'}"
         )
     chosen = [k for k, kind in enumerate(types) if kind in names]
@@ -170,6 +171,8 @@ def left_out(
 
     probabilities, distances = np.zeros((len(y), kinds)), np.zeros((len(y), kinds))
     for seen, new in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(x, y, groups):
+        if len(np.unique(y[seen])) < 2:
+            raise ValueError("with some images left out only one type is left: label defects in more images")
         head = _Head(x[seen], y[seen], kinds)
         probabilities[new], distances[new] = head(x[new])
     return probabilities, distances

@@ -188,7 +188,8 @@ def attach(path: str | os.PathLike[str], files: Mapping[str, bytes | None]) -> M
     """Puts files beside the detector, in the place of older ones of these names, or takes them away (None).
 
     It changes the fingerprint. While files are exchanged the manifest lists none of them: killed at any moment, the
-    bundle still loads, with the old files, without any or with the new ones. The detector itself is not for this.
+    bundle still loads, with the old files, without any or with the new ones. Only who reads the bundle in that very
+    moment may have to read it again. The detector itself is not for this.
     """
     folder, before = Path(path), read_manifest(path)
     given = {name: data for name, data in files.items() if data is not None}
