@@ -43,8 +43,8 @@ def learn_types(
     show(fitted, Counter(one.type for one in defects), console)
     if not fitted.tells:
         raise ValueError(
-            f"the code of {bundle} does not tell these types apart: {fitted.types.accuracy:.0%} are named right, and "
-            f"always saying the commonest type is right for {fitted.commonest:.0%}; nothing is written"
+            f"what {bundle} sees of them does not tell these types apart: {fitted.types.accuracy:.0%} are named right, "
+            f"and always saying the commonest type is right for {fitted.commonest:.0%}; nothing is written"
         )
     changed(bundle, store(bundle, fitted), console)
     return fitted.types
@@ -58,7 +58,9 @@ def remove_types(bundle: str | os.PathLike[str], *, console: Console | None = No
 def show(fitted: Fitted, number: Counter[str], console: Console) -> None:
     """Labels, and what they were called when they were left out."""
     types, n = fitted.types, sum(fitted.types.labels)
-    table = Table("type", "labels", *(f"called {name}" for name in (*types.names, UNKNOWN)), box=None, pad_edge=False)
+    table = Table("type", "labels", box=None, pad_edge=False)
+    for name in (*types.names, UNKNOWN):
+        table.add_column(f"called {name}", overflow="fold")
     for name, labels, row in zip(types.names, types.labels, types.confusion, strict=True):
         table.add_row(name, str(labels), *map(str, row))
     console.print(table)
@@ -91,9 +93,10 @@ def command(
 ) -> None:
     """Teach a bundle to name the types of defects that people named in reviews.
 
-    From 10 labels a type on, in at least two types, a logistic regression on the detector's code learns to tell them
-    apart; it becomes part of the bundle, and `score` and the dashboard then give every defect its type, or "unknown".
-    How often it is right is found by cross-validation and told. Give the same command again when there are more labels.
+    From 10 labels a type on, in at least two types, a logistic regression on the detector's code and the components of
+    its map learns to tell them apart; it becomes part of the bundle, and `score` and the dashboard then give every
+    defect its type, or "unknown". How often it is right is found by cross-validation and told. Give the same command
+    again when there are more labels.
 
     Verdicts and thresholds stay as they are. The fingerprint changes: whoever pins the bundle by it has to pin the new
     one.

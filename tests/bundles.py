@@ -201,7 +201,7 @@ def tour() -> onnx.ModelProto:
 
 def seeing() -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """(model, parts) of a detector of stride 4 whose map is the distance from mid-grey, and whose code, for every 4 x 4
-    px, is the mean grey and how much it changes along rows and along columns.
+    px, is the mean grey and how much it changes along rows and along columns. The map has one component, `far`.
     """
     grey = [node("Div", "image white", "share"), node("Sub", "share half", "off")]
     weights = {"half": f32(0.5), "w": np.full((1, 1, 3, 3), 1 / 9, np.float32)}
@@ -210,12 +210,13 @@ def seeing() -> tuple[onnx.ModelProto, onnx.ModelProto]:
     changes[0, 0, 1, [0, 2]] = changes[1, 0, [0, 2], 1] = -1, 1
     code = [
         node("Identity", "image", "reconstruction"),
+        node("Abs", "off", "far"),
         node("Conv", "off changes", "change", pads=[1, 1, 1, 1]),
         node("Abs", "change", "changed"),
         node("Concat", "off changed", "seen", axis=1),
         node("AveragePool", "seen", "code", kernel_shape=[4, 4], strides=[4, 4]),
     ]
-    parts = model([*grey, *code], {"half": f32(0.5), "changes": changes}, outputs=("reconstruction", "code"))
+    parts = model([*grey, *code], {"half": f32(0.5), "changes": changes}, outputs=("reconstruction", "code", "far"))
     return model([*grey, *map], weights), parts
 
 

@@ -1,14 +1,14 @@
-"""What kind of defect it is: a logistic regression on the bundle's code, learnt from what people called defects.
+"""What kind of defect it is: a logistic regression on what parts.onnx says of it, learnt from what people called them.
 
 It has no say in verdicts. In the bundle it is two files: types.onnx gives, of what the code says under a defect, the
 probability of each type and the distance from it; types.json has the names, when a defect is none of them, and how
 often the names were right. Both stand in the manifest with their SHA-256, as every file does, so readers that know
 nothing of types check them and leave them alone, and the fingerprint is another one.
 
-The code is looked at under the defect's box, not its outline: a box is all that there is of a defect that somebody
-drew, and people draw more generously than the map. Mean, largest and smallest value of each channel: what most of the
-box is like and what its oddest places are like, for a box also holds what is normal. How large a defect is, and how far
-it is from normal, stays out: both say how bad it is and not of what kind.
+A defect is looked at under its box, not its outline: a box is all that there is of a defect that somebody drew. Its
+features are few, for labels are: the mean of each channel of the code, which says what the place is like; the mean and
+the largest value of each component of the map, which say in what way it is not normal; and the logarithms of the box's
+sides, for types differ in size and shape, and a generous box then costs little.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_gan.runtime.bundle import HEAD, PARTS, TYPES, Bundle, BundleError, Graph, check_graph
+from anomalib_gan.runtime.bundle import HEAD, OUTPUTS, PARTS, TYPES, Bundle, BundleError, Graph, check_graph
 from anomalib_gan.runtime.files import json_text, short
 from anomalib_gan.runtime.manifest import Entries, parse
 from anomalib_gan.runtime.tiling import Box, Grid
@@ -32,8 +32,8 @@ LONGEST = 64
 """Characters of a type's name."""
 MOST = 64
 """Types that one bundle tells apart."""
-POOLING = ("mean", "max", "min")
-"""Of each channel of the code under a box; so many features has a defect for each channel."""
+FEATURES = ("code mean", "component mean", "component max", "log2 height", "log2 width")
+"""What a head looks at, in this order; see above."""
 FORMAT = 1
 TOGETHER = 1000
 """Defects that the head looks at in one run."""
@@ -59,7 +59,7 @@ class Types:
     rate: float
     model: str
     created: str
-    pooling: tuple[str, ...] = POOLING
+    features: tuple[str, ...] = FEATURES
 
     @property
     def unknown(self) -> float:
@@ -104,8 +104,8 @@ class Types:
         labels = several("labels", kinds, lambda item: count(item) and item > 0, "whole numbers above 0")
         if any(len(r) != kinds + 1 or not all(map(count, r)) or sum(r) != n for r, n in zip(rows, labels, strict=True)):
             raise entry.wrong("confusion", f"rows of {kinds + 1} whole numbers that make up the labels")
-        if value["pooling"] != list(POOLING):
-            raise entry.wrong("pooling", f"{', '.join(POOLING)}: another version may read it")
+        if value["features"] != list(FEATURES):
+            raise entry.wrong("features", f"{', '.join(FEATURES)}: another version may read it")
         return cls(
             names=tuple(names),
             labels=labels,
@@ -117,7 +117,7 @@ class Types:
             rate=share("rate"),
             model=entry.sha256("model"),
             created=entry.moment("created"),
-            pooling=POOLING,
+            features=FEATURES,
         )
 
 
@@ -149,7 +149,7 @@ def read_types(found: Bundle) -> Types | None:
 
 
 class Codes:
-    """What the code of a bundle's parts.onnx says under boxes of an image; the graph is prepared when it is needed.
+    """What a bundle's parts.onnx says under boxes of an image; the graph is prepared when it is needed.
 
     Options as for `session.OnnxGraph`. BundleError where the bundle has no parts, or no code for each stride.
     """
@@ -160,6 +160,7 @@ class Codes:
         self._graph = check_graph(found.read(PARTS), found.manifest, "parts")
         self._run = _Once(self._graph, device, threads)
         self.stride = found.manifest.stride
+        self.components = [name for name in self._graph.outputs if name not in OUTPUTS["parts"]]
         least = found.manifest.smallest
         tensors, _ = self._graph.trace((1, found.manifest.channels, least, least + self.stride))
         _, self.channels, *field = tensors["code"].shape
@@ -172,7 +173,7 @@ class Codes:
     @property
     def features(self) -> int:
         """How many numbers `under` gives for a box."""
-        return len(POOLING) * self.channels
+        return self.channels + 2 * len(self.components) + 2
 
     def under(
         self,
@@ -182,7 +183,7 @@ class Codes:
         window: Callable[[Box], NDArray[np.float32]],
         white: float,
     ) -> NDArray[np.float32]:
-        """(n, features) for n boxes in an image of `size` (height, width): POOLING over the codes that each touches.
+        """(n, features) for n boxes in an image of `size` (height, width), over all codes' places that each touches.
 
         `window` gives (C, h, w) raw grey levels of a part of the image, which may reach beyond it to multiples of the
         stride. Only windows around boxes are computed, no larger than those of the map's tiles; the codes are those of
@@ -193,8 +194,8 @@ class Codes:
         corners = np.array(boxes, np.int64).reshape(-1, 4)
         ends = np.minimum(-(-corners[:, 2:] // step), (height, width))
         cells = np.concatenate([corners[:, :2] // step, ends], 1)  # half-open, of codes
-        shape = len(cells), self.channels
-        total, most, least = np.zeros(shape), np.full(shape, -np.inf), np.full(shape, np.inf)
+        total = np.zeros((len(cells), self.channels + len(self.components)))
+        most = np.full((len(cells), len(self.components)), -np.inf)
         for core, _ in grid.split(*size):
             inner = np.array(core) // step
             shares = np.concatenate([np.maximum(cells[:, :2], inner[:2]), np.minimum(cells[:, 2:], inner[2:])], 1)
@@ -205,14 +206,20 @@ class Codes:
             top, left = max(top - halo, 0), max(left - halo, 0)
             bottom, right = min(bottom + halo, height), min(right + halo, width)
             image = window(Box(*(int(side) * step for side in (top, left, bottom, right))))
-            code = self._run(image=image[None], white=np.array(white, np.float32))["code"][0]
+            found = self._run(image=image[None], white=np.array(white, np.float32))
+            rows, columns = bottom - top, right - left
+            fields = np.concatenate([
+                found["code"][0],
+                *(found[name][0].reshape(1, rows, step, columns, step).mean((2, 4)) for name in self.components),
+            ])  # fmt: skip
             for k in touched:
                 first, before, end, behind = shares[k] - (top, left, top, left)
-                part = code[:, first:end, before:behind].reshape(self.channels, -1)
+                part = fields[:, first:end, before:behind].reshape(len(fields), -1)
                 total[k] += part.sum(1, dtype=np.float64)
-                most[k], least[k] = np.maximum(most[k], part.max(1)), np.minimum(least[k], part.min(1))
+                most[k] = np.maximum(most[k], part[self.channels :].max(1))
         number = np.prod(cells[:, 2:] - cells[:, :2], axis=1)[:, None]
-        return np.concatenate([total / number, most, least], 1).astype(np.float32)
+        sides = np.log2(corners[:, 2:] - corners[:, :2])
+        return np.concatenate([total / number, most, sides], 1).astype(np.float32)
 
 
 class Naming:
