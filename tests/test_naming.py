@@ -31,6 +31,7 @@ from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import Archive, Filter
 from anomalib_gan.records.naming import LEAST, RATE, Fitted, features, fit, left_out, store
 from anomalib_gan.records.scoring import score_folder
+from anomalib_gan.records.shift import evidence
 from anomalib_gan.runtime import Inspector, bundle
 from anomalib_gan.runtime.bundle import BundleError, Manifest, attach, fingerprint, load
 from anomalib_gan.runtime.calibration import Calibration
@@ -576,11 +577,15 @@ def test_score_writes_types_into_every_table_and_again_when_the_head_is_another(
     assert "1 dot" in report and f"{len(types['stripes.png'])} unknown" in report
     with Archive(line.db) as archive:
         ids = [row.id for row in archive.rows()]
+        (striped,) = archive.rows(Filter(text="stripes"))
+        assert "<th>Type</th>" in (page := evidence(archive, striped.id)) and f"<td>{UNKNOWN}</td>" in page
         line.score()
         assert [row.id for row in archive.rows()] == ids, "the same head looked again"
         store(line.bundle, None)
         line.score()
         assert not {kind for kinds in line.types().values() for kind in kinds if kind}
+        (striped,) = archive.rows(Filter(text="stripes"))
+        assert "<th>Type</th>" not in evidence(archive, striped.id)
         assert archive.reviews(), "reviews hang on the images' bytes"
 
 

@@ -1,9 +1,9 @@
 """What kind of defect it is: a logistic regression on what parts.onnx says of it, learnt from what people called them.
 
-It has no say in verdicts. In the bundle it is two files: types.onnx gives, of what the code says under a defect, the
-probability of each type and the distance from it; types.json has the names, when a defect is none of them, and how
-often the names were right. Both stand in the manifest with their SHA-256, as every file does, so readers that know
-nothing of types check them and leave them alone, and the fingerprint is another one.
+It has no say in verdicts. In the bundle it is two files: types.onnx gives, of a defect's features, the probability of
+each type and the distance from it; types.json has the names, when a defect is none of them, and how often the names
+were right. Both stand in the manifest with their SHA-256, as every file does, so readers that know nothing of types
+check them and leave them alone, and the fingerprint is another one.
 
 A defect is looked at under its box, not its outline: a box is all that there is of a defect that somebody drew. Its
 features are few, for labels are: the mean of each channel of the code, which says what the place is like; the mean and
@@ -149,7 +149,7 @@ def read_types(found: Bundle) -> Types | None:
 
 
 class Codes:
-    """What a bundle's parts.onnx says under boxes of an image; the graph is prepared when it is needed.
+    """What a bundle's parts.onnx says of boxes of an image; the graph is prepared when it is needed.
 
     Options as for `session.OnnxGraph`. BundleError where the bundle has no parts, or no code for each stride.
     """
@@ -183,7 +183,7 @@ class Codes:
         window: Callable[[Box], NDArray[np.float32]],
         white: float,
     ) -> NDArray[np.float32]:
-        """(n, features) for n boxes in an image of `size` (height, width), over all codes' places that each touches.
+        """(n, features) of n boxes in an image of `size` (height, width): FEATURES, over all codes that each touches.
 
         `window` gives (C, h, w) raw grey levels of a part of the image, which may reach beyond it to multiples of the
         stride. Only windows around boxes are computed, no larger than those of the map's tiles; the codes are those of
