@@ -14,7 +14,7 @@ from anomalib_gan.runtime.bundle import PARTS
 from anomalib_gan.runtime.inspector import Inspection
 from dashboard.detectors import Detector
 from dashboard.sources import Item
-from dashboard.text import area
+from dashboard.text import defect
 from dashboard.viewer import Scene, toned, warmed
 
 KEPT_BYTES = 96 * 2**20
@@ -77,10 +77,7 @@ def inspect(detector: Detector, item: Item) -> Look:
             reconstruction=None if reconstruction is None else toned(reconstruction, like),
             without=without,
             defects=[
-                (
-                    (one.top, one.left, one.bottom, one.right),
-                    f"Defect {number}\n{area(one.area, one.area_um2)}\npeak {one.peak:.3g}",
-                )
+                ((one.top, one.left, one.bottom, one.right), defect(number, one))
                 for number, one in enumerate(found.defects[:200], 1)
             ],
         )

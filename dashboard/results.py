@@ -16,13 +16,13 @@ import streamlit as st
 from anomalib_gan.records.archive import Archive
 from anomalib_gan.records.database import RecordsError, is_url
 from anomalib_gan.records.pictures import map_scale, read_map
-from anomalib_gan.records.schema import Batch, InspectionRecord
+from anomalib_gan.records.schema import Batch, InspectionRecord, ReviewRecord
 from anomalib_gan.runtime.files import sha256_file
 from anomalib_gan.runtime.image import open_image
 from dashboard import settings
 from dashboard.detectors import MAX_PIXELS
 from dashboard.files import RefusedPathError, locate, resolve
-from dashboard.text import area, plain
+from dashboard.text import defect, plain
 from dashboard.viewer import Scene, toned, warmed
 
 KEPT = 4
@@ -72,6 +72,12 @@ def local(time: datetime, where: tzinfo | None = None) -> str:
     return f"{time.astimezone(where or zone()):%Y-%m-%d %H:%M:%S}"
 
 
+def said(review: ReviewRecord) -> str:
+    """What a review says, as markdown."""
+    kind = f" ({plain(review.defect_type)})" if review.defect_type else ""
+    return f"**{review.label}**{kind}"
+
+
 # --- pictures ------------------------------------------------------------------------------------------------------
 
 
@@ -114,10 +120,7 @@ def _scene(records: Archive, row: InspectionRecord) -> tuple[Scene | None, str]:
     batch = batch_of(records, row)
     show = partial(Scene, f"inspection {row.id} {row.scored_at.isoformat()}", f"{row.path}: {row.verdict}")
     defects = [
-        (
-            (one.top, one.left, one.bottom, one.right),
-            f"Defect {number}\n{area(one.area, one.area_um2)}\npeak {one.peak:.3g}",
-        )
+        ((one.top, one.left, one.bottom, one.right), defect(number, one))
         for number, one in enumerate(row.defects[:200], 1)
     ]
     try:

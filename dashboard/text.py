@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anomalib_gan.records.schema import DefectRecord
+    from anomalib_gan.runtime.defects import Defect
 
 
 def plain(text: str) -> str:
@@ -22,6 +27,12 @@ def seconds(value: float) -> str:
     ('23 ms', '2.3 s')
     """
     return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def defect(number: int, one: Defect | DefectRecord) -> str:
+    """What the viewer says of a defect."""
+    name = f"Defect {number}: {one.type}" if one.type else f"Defect {number}"
+    return f"{name}\n{area(one.area, one.area_um2)}\npeak {one.peak:.3g}"
 
 
 def area(px: int, um2: float | None) -> str:

@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": "Measure a run on a labelled dataset in MVTec layout.",
     "records": "Export, prune and back up the results database; compare and activate models.",
     "export": "Write a trained model as a bundle that runs without torch.",
+    "types": "Teach a bundle to name kinds of defects, from reviews.",
     "dashboard": "Inspect images and explore detectors in a browser.",
     "users": "Say who may sign in to the dashboard.",
     "benchmark": "Measure accuracy, speed, what a run generates, and its maps without a real defect.",

@@ -141,7 +141,9 @@ def tour() -> onnx.ModelProto:
         node("Transpose", "c8", "last", perm=[0, 2, 3, 1]),
         node("Reshape", "last size_flat", "same"),
         node("MatMul", "same mix", "mixed"),
-        node("Transpose", "mixed", "c9", perm=[0, 3, 1, 2]),
+        node("Transpose", "mixed", "turned_back", perm=[0, 3, 1, 2]),
+        node("Softmax", "turned_back", "shares", axis=1),
+        node("Add", "turned_back shares", "c9"),
         # back to pixels
         node("ConvTranspose", "c9 w4", "up", kernel_shape=[4, 4], strides=[2, 2], pads=[1, 1, 1, 1]),
         node("DepthToSpace", "up", "fine", blocksize=2, mode="CRD"),
@@ -195,6 +197,27 @@ def tour() -> onnx.ModelProto:
         "w3": rng.integers(-127, 127, (8, 8, 3, 3), np.int8), "mix": w(8, 8), "w4": w(8, 4, 4, 4), "w5": w(1, 1, 1, 9),
     }  # fmt: skip
     return model(nodes, weights)
+
+
+def seeing() -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """(model, parts) of a detector of stride 4 whose map is the distance from mid-grey, and whose code, for every 4 x 4
+    px, is the mean grey and how much it changes along rows and along columns. The map has one component, `far`.
+    """
+    grey = [node("Div", "image white", "share"), node("Sub", "share half", "off")]
+    weights = {"half": f32(0.5), "w": np.full((1, 1, 3, 3), 1 / 9, np.float32)}
+    map = [node("Abs", "off", "far"), node("Conv", "far w", "anomaly_map", pads=[1, 1, 1, 1])]
+    changes = np.zeros((2, 1, 3, 3), np.float32)
+    changes[0, 0, 1, [0, 2]] = changes[1, 0, [0, 2], 1] = -1, 1
+    code = [
+        node("Identity", "image", "reconstruction"),
+        node("Abs", "off", "far"),
+        node("Conv", "off changes", "change", pads=[1, 1, 1, 1]),
+        node("Abs", "change", "changed"),
+        node("Concat", "off changed", "seen", axis=1),
+        node("AveragePool", "seen", "code", kernel_shape=[4, 4], strides=[4, 4]),
+    ]
+    parts = model([*grey, *code], {"half": f32(0.5), "changes": changes}, outputs=("reconstruction", "code", "far"))
+    return model([*grey, *map], weights), parts
 
 
 def contents(graph: onnx.ModelProto | None = None) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +20,12 @@ from hypothesis import strategies as some
 from streamlit.testing.v1 import AppTest
 
 from anomalib_gan.records.access import User, add_user, remove_user
+from anomalib_gan.records.naming import fit, store
+from anomalib_gan.runtime import bundle
 from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.heat import heat_range
 from anomalib_gan.runtime.inspector import Inspector
+from anomalib_gan.runtime.naming import Codes
 from dashboard import access, detectors, sources, viewer
 from dashboard.files import RefusedPathError, bundles, resolve
 from dashboard.looking import inspect
@@ -377,6 +381,23 @@ def test_the_page_inspects_a_folder_and_lives_on_after_a_broken_file(app, models
     assert list(table.value["no."]) == list(range(1, len(table.value) + 1)) and (table.value["area px"] > 0).all()
 
 
+def test_a_bundle_that_names_types_lists_them_and_tells_how_far_they_can_be_trusted(app, models) -> None:
+    path = models / "samples.bundle"
+    made = bundle.load(path)
+    rng, types = np.random.default_rng(0), ["b <i>"] * 10 + ["a *x*"] * 15
+    x = rng.normal(size=(25, Codes(made).features)) + np.array([kind == "b <i>" for kind in types])[:, None]
+    fitted = fit(x.astype(np.float32), types, [str(k) for k in range(25)], made.manifest)
+    sure = replace(fitted.types, probability=0.0, distance=1e9)
+    store(path, replace(fitted, types=sure))
+    page = app(models=(str(models),))
+    page.file_uploader(key="files").set_value([("dust.png", DUST.read_bytes(), "image/png")]).run()
+    assert not page.exception and not page.error
+    (table,) = page.dataframe
+    assert set(table.value["type"]) <= {"a *x*", "b <i>"} and len(table.value)
+    assert plain("Types (a *x*, b <i>): of 25 labelled defects,") in words(page)
+    assert plain(f"{sure.accuracy:.0%} were named right") in words(page)
+
+
 def test_dropped_files_are_judged_and_none_of_their_names_is_a_path(app, models) -> None:
     page = app(models=(str(models),))
     page.file_uploader(key="files").set_value([("../../etc/passwd.png", GOOD.read_bytes(), "image/png")]).run()
@@ -433,8 +454,6 @@ def test_explore_samples_mixes_and_goes_between_images(app, models) -> None:
 
 
 def test_explore_says_which_part_of_a_bundle_is_absent(app, models, tmp_path) -> None:
-    from anomalib_gan.runtime import bundle
-
     made = bundle.load(BUNDLE)
     bare = tmp_path / "bare/x.bundle"
     bundle.write(bare, made.manifest, {"model.onnx": made.model})

@@ -136,6 +136,29 @@ def test_a_missed_defect_is_drawn_first(archive, monkeypatch) -> None:
     assert written is not None and written.box == (10, 20, 30, 50)
 
 
+def test_the_type_that_was_chosen_goes_with_the_review_and_with_no_false_alarm(archive, monkeypatch) -> None:
+    monkeypatch.setattr(st, "session_state", {})
+    row = archive.queue().rows[0]
+    st.session_state[f"type {row.id}"] = " bead "
+    assert say(archive, OPERATOR, row, "false alarm", "scene") is None
+    assert "none of type 'bead': clear it" in st.session_state["review told"][1]
+    written = say(archive, OPERATOR, row, "confirmed", "scene")
+    assert written is not None and written.defect_type == "bead"
+
+
+def test_types_in_use_are_offered_a_new_one_can_be_named_and_reviews_show_theirs(opened, archive, results) -> None:
+    row = archive.queue().rows[-1]
+    archive.review(row, ENGINEER, "confirmed", defect_type="bead *1*")
+    archive.ask(row, ENGINEER)
+    page = opened("review", results.settings)
+    page.session_state["review id"] = row.id
+    page.run()
+    (box,) = [one for one in page.selectbox if one.label == "Type of defect"]
+    assert box.options == ["bead *1*"] and box.value is None and box.proto.accept_new_options
+    assert "said **confirmed** (bead *1*)" in words(page)
+    assert "confirmed: bead *1*" in evidence(archive, row.id)
+
+
 def test_an_image_outside_the_configured_folders_is_not_read_and_the_mend_is_told(opened, results, tmp_path) -> None:
     known = results.settings | {"images": (str(tmp_path),)}
     told = words(opened("review", known))

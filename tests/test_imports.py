@@ -42,8 +42,11 @@ RULES = [  # (who, may not import, except)
     ((f"{A}.objectives", f"{A}.nets", f"{A}.residuals", f"{A}.corruption"), (f"{A}.models",), ()),
     ((f"{A}.training",), (f"{A}.models",), ()),
     ((A,), ("pipelines", "dashboard"), ()),
+    ((f"{A}.runtime", "dashboard"), ("sklearn",), ()),
     (
-        tuple(f"pipelines.{name}" for name in ("calibrate", "evaluate", "export", "score", "train", "benchmark")),
+        tuple(
+            f"pipelines.{name}" for name in ("calibrate", "evaluate", "export", "score", "train", "types", "benchmark")
+        ),
         ("dashboard",),
         (),
     ),
@@ -113,7 +116,7 @@ import pkgutil, anomalib_gan.runtime, anomalib_gan.records, dashboard
 for package in (anomalib_gan.runtime, anomalib_gan.records, dashboard):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
-import pipelines.calibrate, pipelines.dashboard, pipelines.score
+import pipelines.calibrate, pipelines.dashboard, pipelines.score, pipelines.types
 from pipelines.cli import main
 sys.argv[1:] = ["train", sys.argv[1], "--out", sys.argv[1] + "/run"]
 main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from anomalib_gan.records.drifting import Drifting, DriftReport
+from anomalib_gan.records.labelling import Labelled, Labelling
 from anomalib_gan.records.listing import EVERYTHING, Filter, Order, Page
 from anomalib_gan.records.reviewing import Agreement, Box, Label, Reviewing
 from anomalib_gan.records.statistics import Bin, Statistics, Throughput
@@ -18,6 +19,7 @@ __all__ = [
     "DriftReport",
     "Filter",
     "Label",
+    "Labelled",
     "Order",
     "Page",
     "Preview",
@@ -26,7 +28,7 @@ __all__ = [
 ]
 
 
-class Archive(Statistics, Reviewing, Thresholds, Drifting, Upkeep):
+class Archive(Statistics, Reviewing, Labelling, Thresholds, Drifting, Upkeep):
     """An open results database.
 
     | asked | module |
@@ -34,9 +36,10 @@ class Archive(Statistics, Reviewing, Thresholds, Drifting, Upkeep):
     | `page`, `rows`, `count`, `inspection`, `neighbours`, `batches`, `pictures`, `models`, `calibrations` | `listing` |
     | `totals`, `trend`, `throughput`, `histogram` | `statistics` |
     | `defect_positions`, `largest_defects`, `defect_sizes` | `statistics` |
-    | `queue`, `waiting`, `ask`, `review`, `withdraw`, `reviews`, `agreement` | `reviewing` |
     | `reviewed` | `reviewed` |
     | `comparison`, `comparisons`; `compare` is a function there | `comparing` |
+    | `queue`, `waiting`, `ask`, `review`, `withdraw`, `reviews`, `defect_types`, `agreement` | `reviewing` |
+    | `labelled` | `labelling` |
     | `preview`, `changed`, `apply`, `rollback`, `activate`, `active`, `events`, `recover` | `thresholds` |
     | `drift` | `drifting` |
     | `prune`, `backup` | `upkeep` |

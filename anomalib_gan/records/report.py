@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from anomalib_gan.records.database import VERDICTS, Records
+from anomalib_gan.records.database import VERDICTS, DefectRecord, Records
 from anomalib_gan.records.pictures import thumbnail
 from anomalib_gan.runtime.files import atomic_write
 
@@ -128,7 +129,7 @@ def write_report(records: Records, out: Path, *, summary: dict[str, Any]) -> Pat
     for row in islice(records.inspections(worst_first=True, valid=True), GALLERY):
         picture = out / "overlays" / f"{row.path}.jpg"
         jpeg = base64.b64encode(thumbnail(picture, THUMBNAIL)).decode() if picture.is_file() else None
-        gallery.append({"row": row, "jpeg": jpeg})
+        gallery.append({"row": row, "jpeg": jpeg, "types": named(row.defects)})
     warned = list(islice((row for row in records.inspections(valid=True) if row.warning or row.notes), LISTED))
     page = (
         environment()
@@ -152,6 +153,12 @@ def write_report(records: Records, out: Path, *, summary: dict[str, Any]) -> Pat
     with atomic_write(out / "report.html", "w") as file:
         file.writelines(page)
     return out / "report.html"
+
+
+def named(defects: Iterable[DefectRecord]) -> str:
+    """How many defects are of which type, the commonest first; empty where no type was told."""
+    count = Counter(defect.type for defect in defects if defect.type)
+    return ", ".join(f"{number} {name}" for name, number in count.most_common())
 
 
 def environment() -> Environment:

@@ -13,6 +13,8 @@ from anomalib_gan.records.access import User, require
 from anomalib_gan.records.database import RecordsError, writing
 from anomalib_gan.records.listing import EVERYTHING, Filter, I, Listing, Page, cursor_of, has_review, key_of
 from anomalib_gan.records.schema import InspectionRecord, RequestRecord, ReviewRecord
+from anomalib_gan.runtime.files import short
+from anomalib_gan.runtime.naming import LONGEST, UNKNOWN, is_name
 
 Label = Literal["confirmed", "false alarm", "missed defect"]
 Box = tuple[int, int, int, int]
@@ -71,13 +73,21 @@ class Reviewing(Listing):
         return row
 
     def review(
-        self, inspection: int | InspectionRecord, user: User, label: Label, comment: str = "", box: Box | None = None
+        self,
+        inspection: int | InspectionRecord,
+        user: User,
+        label: Label,
+        comment: str = "",
+        box: Box | None = None,
+        *,
+        defect_type: str = "",
     ) -> ReviewRecord:
         """Notes what `user` says about an image, beside what others say and said.
 
         Give the row that the person saw: with its id alone, what stands there now is taken for it. A "missed defect"
-        needs the `box` where it is. ValueError for an unknown label and a box outside the image, RecordsError for a
-        file that has no hash because it still changed.
+        needs the `box` where it is. `defect_type` says what kind of defect is in the box or, without one, what kind the
+        image's largest is. ValueError for an unknown label, a box outside the image, and a type that is none or belongs
+        to no defect; RecordsError for a file that has no hash because it still changed.
         """
         require(user, "operator", "review images")
         if label not in get_args(Label):
@@ -90,10 +100,15 @@ class Reviewing(Listing):
             0 <= box[0] < box[2] <= (seen.height or 0) and 0 <= box[1] < box[3] <= (seen.width or 0)
         ):
             raise ValueError(f"the box {box} does not lie in {seen.path}, {seen.height} x {seen.width} pixels")
+        kind = _type(defect_type)
+        if kind is not None and (label == "false alarm" or (label == "confirmed" and seen.verdict == "accept")):
+            raise ValueError(
+                f"{label!r} says that {seen.path} has no defect, so there is none of type {kind!r}: clear it"
+            )
         row = ReviewRecord(
             batch=seen.batch, sha256=seen.sha256, path=seen.path, who=user.name, role=user.role, at=datetime.now(UTC),
             label=label, comment=comment.strip(), box_top=top, box_left=left, box_bottom=bottom, box_right=right,
-            model=seen.model, calibration=seen.calibration, verdict=seen.verdict, score=seen.score,
+            model=seen.model, calibration=seen.calibration, verdict=seen.verdict, score=seen.score, defect_type=kind,
         )  # fmt: skip
         with writing(self.engine) as session:
             session.add(row)
@@ -136,6 +151,14 @@ class Reviewing(Listing):
         with self._reading() as session:
             return list(session.scalars(query if limit is None else query.limit(limit)))
 
+    def defect_types(self) -> dict[str, int]:
+        """How many reviews name each type of defect, those taken back left out; the commonest first."""
+        number, kind = func.count(), ReviewRecord.defect_type
+        query = select(kind, number).where(kind.is_not(None), ReviewRecord.withdrawn_at.is_(None)).group_by(kind)
+        with self._reading() as session:
+            found = session.execute(query).all()
+        return {str(name): count for name, count in sorted(found, key=lambda one: (-one[1], str(one[0])))}
+
     def agreement(self, batch: int | None = None) -> Agreement:
         """How far people agree on the images that more than one of them reviewed; each one's last word counts."""
         said: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
@@ -169,6 +192,18 @@ class Reviewing(Listing):
         if seen.sha256 is None:
             raise RecordsError(f"{seen.path} was still changing when it was read, so it has no hash: score it again")
         return seen
+
+
+def _type(text: str) -> str | None:
+    """The name of a type of defect, trimmed; None where nothing was said."""
+    name = text.strip()
+    if not name:
+        return None
+    if name.lower() == UNKNOWN:
+        raise ValueError(f"{UNKNOWN!r} is what the detector says where it is not sure: leave the type empty")
+    if not is_name(name):
+        raise ValueError(f"{short(name)} is no name of a type: give at most {LONGEST} characters in one line")
+    return name
 
 
 def _kappa(shared: list[dict[str, str]]) -> float | None:

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-SCHEMA = 3
+SCHEMA = 4
 VERDICTS = ("reject", "review", "invalid", "accept")
 
 
@@ -162,6 +162,8 @@ class DefectRecord(Base):
     peak: Mapped[float]
     row: Mapped[float]
     col: Mapped[float]
+    type: Mapped[str] = mapped_column(String(64), default="")
+    """What kind of defect it is by the bundle's head; empty where that had none."""
 
 
 class ReviewRecord(Base):

@@ -57,8 +57,9 @@ class Outcome:
 
     counts: rows by verdict · alarm: any image of the folder is for review, rejected or invalid · skipped: files without
     an image suffix · gone: rows of files no longer in the folder · report: its path, None after Ctrl-C, which leaves
-    only the rows · seconds: what threads spent on "decode", "inference", "post", "writing" (the files of an image),
-    "rows" (of the database) and "report" (with the tables); since threads overlap, more than the time that passed.
+    only the rows · seconds: what threads spent on "decode", "inference", "post", "types" (where defects are named),
+    "writing" (the files of an image), "rows" (of the database) and "report" (with the tables); since threads overlap,
+    more than the time that passed.
     """
 
     out: Path
@@ -121,7 +122,10 @@ def score_folder(
         ):
             outputs = Outputs(out, inspector.backend.scale, maps, masks, overlays)
             outputs.clean()
-            job = Job(inspector, calibration, folder, records, outputs, settings or {}, progress)
+            settings = dict(settings or {})
+            if inspector.naming is not None:  # with another head, defects have other types
+                settings["types"] = inspector.naming.sha256
+            job = Job(inspector, calibration, folder, records, outputs, settings, progress)
             if not job.run(images):
                 return Outcome(out, records.counts(), seconds=job.seconds)
             return _finish(records, out, {_relative(path, folder) for path in images}, skipped, job.seconds)

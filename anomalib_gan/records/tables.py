@@ -46,7 +46,7 @@ COLUMNS: dict[str, tuple[pa.DataType, Callable[[InspectionRecord], Any]]] = {
     "inference_s": (pa.float64(), lambda row: row.inference_s),
     "post_s": (pa.float64(), lambda row: row.post_s),
 }
-DEFECT_COLUMNS = ("top", "left", "bottom", "right", "area", "area_um2", "peak", "row", "col")
+DEFECT_COLUMNS = ("top", "left", "bottom", "right", "area", "area_um2", "peak", "row", "col", "type")
 
 
 def write_tables(records: Records, out: Path) -> None:

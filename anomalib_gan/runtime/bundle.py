@@ -6,6 +6,7 @@ read with distrust.
         model.onnx       image (N, C, H, W) raw grey levels, white -> anomaly_map (N, 1, H, W)
         parts.onnx       the same inputs -> reconstruction, code, and each component of the map
         generator.onnx   z (N, code, h, w) -> image (N, C, H, W) in [0, 1]
+        types.onnx       what is known of defects -> probabilities of their types; with types.json, see `naming`
         card/            how it was trained
 
 Files that the manifest does not list are never read: systems leave files of their own in folders. Those that it lists
@@ -28,17 +29,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.files import short, write_bytes
 from anomalib_gan.runtime.manifest import (
     GENERATOR,
     GRAPH_BYTES,
+    HEAD,
     MANIFEST,
     MANIFEST_BYTES,
     MODEL,
     PARTS,
     SCHEMA,
+    TYPES,
     BundleError,
     File,
     Manifest,
@@ -53,27 +57,31 @@ from anomalib_gan.runtime.shapes import CASTS, ELEMENTS, KNOWN, RANK, Cost, Node
 
 __all__ = [
     "GENERATOR",
+    "HEAD",
     "INPUTS",
     "MANIFEST",
     "MODEL",
     "PARTS",
     "SCHEMA",
+    "TYPES",
     "Bundle",
     "BundleError",
     "File",
     "Graph",
     "Manifest",
     "Precision",
+    "attach",
     "check_graph",
     "check_target",
     "fingerprint",
+    "head_graph",
     "load",
     "read_manifest",
     "recalibrate",
     "write",
 ]
 
-Kind = Literal["model", "parts", "generator"]
+Kind = Literal["model", "parts", "generator", "types"]
 
 OPSETS = range(18, 29)  # those that the rules of `runtime.shapes` were written for
 OTHER_BYTES = 4 * 2**20  # of a graph without its weights: parsed, an empty message takes fifty times its two bytes
@@ -174,6 +182,31 @@ def recalibrate(path: str | os.PathLike[str], calibration: Calibration) -> Manif
     manifest = replace(read_manifest(path), calibration=calibration)
     write_bytes(Path(path) / MANIFEST, encode(manifest))
     return manifest
+
+
+def attach(path: str | os.PathLike[str], files: Mapping[str, bytes | None]) -> Manifest:
+    """Puts files beside the detector, in the place of older ones of these names, or takes them away (None).
+
+    It changes the fingerprint. While files are exchanged the manifest lists none of them: killed at any moment, the
+    bundle still loads, with the old files, without any or with the new ones. Only who reads the bundle in that very
+    moment may have to read it again. The detector itself is not for this.
+    """
+    folder, before = Path(path), read_manifest(path)
+    given = {name: data for name, data in files.items() if data is not None}
+    listed = {name: File(hashlib.sha256(data).hexdigest(), len(data)) for name, data in given.items()}
+    bare = replace(before, files={name: file for name, file in before.files.items() if name not in files})
+    after = replace(bare, files={**bare.files, **listed})
+    steps = [(one, encode(one)) for one in (bare, after)]  # what cannot be written is refused before anything is
+    if bare != before:
+        write_bytes(folder / MANIFEST, steps[0][1])
+    for name in files:
+        if name in given:
+            write_bytes(folder / name, given[name])
+        else:
+            (folder / name).unlink(missing_ok=True)
+    if after != bare:
+        write_bytes(folder / MANIFEST, steps[1][1])
+    return after
 
 
 def _store(path: Path, content: bytes | Path, name: str) -> File:
@@ -277,7 +310,18 @@ def _open_no_link(path: str, flags: int) -> int:
 
 # --- the graphs ----------------------------------------------------------------------------------------------------
 
-INPUTS: dict[Kind, tuple[str, ...]] = {"model": ("image", "white"), "parts": ("image", "white"), "generator": ("z",)}
+INPUTS: dict[Kind, tuple[str, ...]] = {
+    "model": ("image", "white"),
+    "parts": ("image", "white"),
+    "generator": ("z",),
+    "types": ("features",),
+}
+OUTPUTS: dict[Kind, set[str]] = {
+    "model": {"anomaly_map"},
+    "parts": {"reconstruction", "code"},  # and the components
+    "generator": {"image"},
+    "types": {"probabilities", "distances"},
+}
 
 
 @dataclass(frozen=True)
@@ -292,7 +336,7 @@ class Graph:
     stride: int
 
     def cost(self, shape: tuple[int, ...]) -> Cost:
-        """What one run takes on an image of shape (N, C, H, W), or on z of (N, code, h, w).
+        """What one run takes on an image of shape (N, C, H, W), on z of (N, code, h, w), or on features (N, F).
 
         BundleError: it is more than a detector needs, or the sizes within the graph do not fit together.
         """
@@ -301,11 +345,11 @@ class Graph:
     def trace(self, shape: tuple[int, ...]) -> tuple[dict[str, Tensor], Cost]:
         """(every tensor of the graph by name, the cost) for one input of this shape."""
         inputs = {INPUTS[self.kind][0]: Tensor("float32", shape)}
-        pixels = shape[0] * shape[2] * shape[3]
-        if self.kind == "generator":
-            pixels *= self.stride**2
-        else:
+        pixels = shape[0] * math.prod(shape[2:])
+        if "white" in INPUTS[self.kind]:
             inputs["white"] = Tensor("float32", ())
+        else:  # of a code, or of a defect, which has one at least
+            pixels *= self.stride**2
         try:
             return self.program.trace(inputs, pixels)
         except ShapeError as error:
@@ -335,6 +379,8 @@ def _sizes(graph: Graph, manifest: Manifest) -> list[tuple[int, ...]]:
     """Inputs to try: small and large, square and not, one and several."""
     channels, stride, least = graph.shape[1], manifest.stride, manifest.smallest
     assert channels is not None
+    if graph.kind == "types":
+        return [(1, channels), (3, channels), (1000, channels)]
     if graph.kind == "generator":
         return [(1, channels, 1, 1), (3, channels, 7, 5), (1, channels, 64, 48)]
     far = 2048 // stride
@@ -343,17 +389,19 @@ def _sizes(graph: Graph, manifest: Manifest) -> list[tuple[int, ...]]:
 
 
 def _check_output(graph: Graph, name: str, found: Tensor | None, size: tuple[int, ...], channels: int) -> None:
-    n, _, height, width = size
-    wanted: tuple[int | None, ...] = (n, 1, height, width)
-    if graph.kind == "generator":
+    n, _, *sides = size
+    wanted: tuple[int | None, ...] = (n, 1, *sides)
+    if graph.kind == "types":
+        wanted = (n, None)
+    elif graph.kind == "generator":
         wanted = (n, channels, None, None)
     elif name == "reconstruction":
-        wanted = (n, channels, height, width)
+        wanted = (n, channels, *sides)
     elif name == "code":
         wanted = (n, None, None, None)
     if found is None:
         raise BundleError(f"{graph.kind}.onnx: no node makes the output {name!r}")
-    fits = len(found.shape) == 4 and all(w in (None, f) for w, f in zip(wanted, found.shape, strict=True))
+    fits = len(found.shape) == len(wanted) and all(w in (None, f) for w, f in zip(wanted, found.shape, strict=True))
     if found.type != "float32" or not fits:
         raise BundleError(
             f"{graph.kind}.onnx: output {name!r} is {found.type} of {list(found.shape)} for an input of {list(size)}"
@@ -400,7 +448,9 @@ def _parse_graph(data: bytes, manifest: Manifest, kind: Kind) -> Graph:
         clean_nodes.append(clean)
 
     info, kept = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
-    sides = {"image": ("N", shape[1], "H", "W"), "z": ("N", shape[1], "h", "w"), "white": ()}
+    sides = {
+        "image": ("N", shape[1], "H", "W"), "z": ("N", shape[1], "h", "w"), "features": ("N", shape[1]), "white": (),
+    }  # fmt: skip
     graph = onnx.GraphProto(
         name="detector",
         node=clean_nodes,
@@ -411,6 +461,51 @@ def _parse_graph(data: bytes, manifest: Manifest, kind: Kind) -> Graph:
     rebuilt = onnx.ModelProto(ir_version=min(model.ir_version, onnx.IR_VERSION), graph=graph)
     rebuilt.opset_import.add(domain="", version=opsets[0][1])
     return Graph(kind, rebuilt.SerializeToString(), Program(tuple(nodes), constants), shape, outputs, manifest.stride)
+
+
+def head_graph(
+    mean: NDArray[Any],
+    spread: NDArray[Any],
+    weights: NDArray[Any],
+    bias: NDArray[Any],
+    whitening: NDArray[Any],
+    centres: NDArray[Any],
+) -> bytes:
+    """types.onnx of a bundle: features (N, F) -> probabilities (N, K) and distances (N, K).
+
+    z = (features - mean) / spread; probabilities = softmax(z weights + bias); distances are those of z whitening from
+    the K rows of `centres`. mean and spread (F,), weights (F, K), bias (K,), whitening (F, F), centres (K, F).
+    """
+    import onnx
+
+    node, kind = onnx.helper.make_node, onnx.TensorProto.FLOAT
+    nodes = [
+        node("Sub", ["features", "mean"], ["centred"]),
+        node("Div", ["centred", "spread"], ["z"]),
+        node("MatMul", ["z", "weights"], ["evidence"]),
+        node("Add", ["evidence", "bias"], ["odds"]),
+        node("Softmax", ["odds"], ["probabilities"], axis=-1),
+        node("MatMul", ["z", "whitening"], ["white"]),
+        node("Unsqueeze", ["white", "middle"], ["each"]),
+        node("Sub", ["each", "centres"], ["apart"]),
+        node("Mul", ["apart", "apart"], ["squares"]),
+        node("ReduceSum", ["squares", "last"], ["squared"], keepdims=0),
+        node("Sqrt", ["squared"], ["distances"]),
+    ]
+    arrays = {
+        "mean": mean, "spread": spread, "weights": weights, "bias": bias, "whitening": whitening, "centres": centres,
+    }  # fmt: skip
+    constants = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+    constants |= {"middle": np.array([1]), "last": np.array([2])}
+    graph = onnx.helper.make_graph(
+        nodes,
+        "types",
+        [onnx.helper.make_tensor_value_info("features", kind, ("N", len(mean)))],
+        [onnx.helper.make_tensor_value_info(name, kind, ("N", len(bias))) for name in ("probabilities", "distances")],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    opset = onnx.helper.make_opsetid("", OPSETS[0])
+    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString(deterministic=True)
 
 
 DOMAINS = ("", "ai.onnx")
@@ -477,18 +572,18 @@ def _check_inputs(inputs: Any, manifest: Manifest, kind: Kind) -> tuple[int | No
     if found.get("white", ()) != ():
         raise BundleError("input 'white' is no single number")
     shape = found[INPUTS[kind][0]]
-    channels = shape[1] if len(shape) == 4 else None
+    channels = shape[1] if len(shape) == (2 if kind == "types" else 4) else None
     if (
         channels is None
-        or shape != (None, channels, None, None)
-        or not (0 < channels <= 4096 if kind == "generator" else channels == manifest.channels)
+        or shape != (None, channels, *[None] * (len(shape) - 2))
+        or not (channels == manifest.channels if "white" in INPUTS[kind] else 0 < channels <= 4096)
     ):
         raise BundleError(f"input {INPUTS[kind][0]!r} has the size {list(shape)}, which does not fit the manifest")
     return shape
 
 
 def _check_outputs(names: list[str], kind: Kind) -> tuple[str, ...]:
-    fixed = {"model": {"anomaly_map"}, "parts": {"reconstruction", "code"}, "generator": {"image"}}[kind]
+    fixed = OUTPUTS[kind]
     fits = fixed <= set(names) if kind == "parts" else fixed == set(names)
     if not fits or len(set(names)) != len(names) or len(names) > 32 or not all(name.isidentifier() for name in names):
         raise BundleError(f"has the outputs {short(names)}, not {', '.join(sorted(fixed))}")

@@ -33,6 +33,7 @@ class Defect:
     peak: float  # largest value of the map within
     row: float  # centroid
     col: float
+    type: str = ""  # what kind it is: see `runtime.naming`; empty where the detector names none
 
 
 class DefectFinder:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from threading import Lock
 from time import perf_counter
@@ -22,8 +22,9 @@ from anomalib_gan.runtime import bundle
 from anomalib_gan.runtime.calibration import Calibration, Verdict
 from anomalib_gan.runtime.defects import Defect, DefectFinder
 from anomalib_gan.runtime.image import ImageError, Picture, open_image
+from anomalib_gan.runtime.naming import Codes, Naming
 from anomalib_gan.runtime.scores import ScoreAccumulator
-from anomalib_gan.runtime.tiling import Grid, Tile
+from anomalib_gan.runtime.tiling import Box, Grid, Tile
 
 Map = NDArray[np.float32]
 Sink = Callable[[int, Map], None]
@@ -104,7 +105,7 @@ class Inspection:
     sha256: str | None  # of the file
     model: str  # hash of the weights
     device: str  # where the map was computed
-    timing: dict[str, float]  # seconds: decode, inference, post; what a sink takes is not counted
+    timing: dict[str, float]  # seconds: decode, inference, post, types where named; what a sink takes is not counted
     notes: tuple[str, ...]
 
     def __repr__(self) -> str:
@@ -168,7 +169,7 @@ class Inspector:
     tile: side of the tiles in pixels, without what they overlap. rescale: images whose pixel size is known and differs
     by over 10 % from the training images' are resampled to it and the map brought back; otherwise this is only told, in
     `notes` and `scale_warning`. opener: opens what is no Picture yet; `functools.partial(open_image, info_bar=64)`
-    passes options on.
+    passes options on. naming: says of what type each defect is.
     """
 
     def __init__(
@@ -178,6 +179,7 @@ class Inspector:
         calibration: Calibration | None = None,
         rescale: bool = False,
         opener: Opener = open_image,
+        naming: Naming | None = None,
     ) -> None:
         if backend.channels not in (1, 3):
             raise ValueError(f"the model has {backend.channels} channels; images have 1 or 3")
@@ -192,6 +194,7 @@ class Inspector:
         self.calibration = calibration
         self.rescale = rescale
         self.opener = opener
+        self.naming = naming
         # Most devices do not get faster by two inferences at a time, but may run out of memory.
         self._lock: AbstractContextManager[Any] = nullcontext() if getattr(backend, "concurrent", False) else Lock()
 
@@ -221,7 +224,8 @@ class Inspector:
         found = bundle.load(path, expect_sha256)
         graph = bundle.check_graph(found.model, found.manifest)
         backend = OnnxBackend(graph, found.manifest, device=device, threads=threads, spin=spin)
-        return cls(backend, tile, found.manifest.calibration, rescale, opener)
+        naming = Naming.of(found, device=device, threads=threads)
+        return cls(backend, tile, found.manifest.calibration, rescale, opener, naming)
 
     def __call__(self, source: Any, sink: Sink | None = None) -> Inspection:
         """Inspects a path, bytes, an array or a Picture (which stays open).
@@ -235,6 +239,21 @@ class Inspector:
             return self._inspect(opened, sink)
         except _SinkError as error:
             raise _cause(error) from None
+        finally:
+            opened.close()
+
+    def features(self, codes: Codes, source: Any, boxes: Sequence[Box]) -> NDArray[np.float32]:
+        """(n, F): what `codes` say under n boxes within the content of an image, as when their types are told.
+
+        Takes and raises what a call does; a box beyond the image is a ValueError.
+        """
+        opened = self._open(source, preload=False)
+        try:
+            height, width = opened.picture.content, opened.picture.width
+            for box in boxes:
+                if not (0 <= box.top < box.bottom <= height and 0 <= box.left < box.right <= width):
+                    raise ValueError(f"{opened.picture.name}: {box} does not lie in its {height} x {width} pixels")
+            return self._features(codes, opened, boxes)
         finally:
             opened.close()
 
@@ -403,6 +422,12 @@ class Inspector:
         if count > len(defects):
             notes.append(f"{count} defects, of which the {len(defects)} with the largest peaks are listed")
         timing["post"] += perf_counter() - start
+        if self.naming is not None and defects:
+            start, read = perf_counter(), opened.seconds
+            boxes = [Box(one.top, one.left, one.bottom, one.right) for one in defects]
+            named = self.naming(self._features(self.naming.codes, opened, boxes))
+            defects = tuple(replace(one, type=name) for one, name in zip(defects, named, strict=True))
+            timing["types"] = perf_counter() - start - (opened.seconds - read)
         if picture.changed():
             raise ImageError(
                 f"{picture.name}: the file changed while it was read: inspect it again once it is complete"
@@ -449,6 +474,17 @@ class Inspector:
 
     def _resampled(self, opened: _Source, factor: float, timing: dict[str, float]) -> Iterator[tuple[int, Map]]:
         """The same by way of the content enlarged by `factor`; all of it is in memory."""
+        picture, pixels = opened.picture, self._enlarged(opened, factor)
+        size = pixels.shape[0], pixels.shape[1]
+        map = np.empty(size, np.float32)
+        for top, rows in self._infer(
+            picture.name, *size, picture.channels, picture.white, lambda top, bottom: pixels[top:bottom], timing
+        ):
+            map[top : top + len(rows)] = rows
+        yield 0, _resize(map, picture.content, picture.width)
+
+    def _enlarged(self, opened: _Source, factor: float) -> NDArray[np.float32]:
+        """The content enlarged by `factor`, (height, width, channels)."""
         picture = opened.picture
         height, width = picture.content, picture.width
         size = max(1, round(height * factor)), max(1, round(width * factor))
@@ -459,14 +495,27 @@ class Inspector:
             )
         pixels = opened.read(0, height)
         start = perf_counter()
-        pixels = _resize(np.asarray(pixels, np.float32), *size).reshape(*size, picture.channels)
+        enlarged = _resize(np.asarray(pixels, np.float32), *size).reshape(*size, picture.channels)
         opened.seconds += perf_counter() - start
-        map = np.empty(size, np.float32)
-        for top, rows in self._infer(
-            picture.name, *size, picture.channels, picture.white, lambda top, bottom: pixels[top:bottom], timing
-        ):
-            map[top : top + len(rows)] = rows
-        yield 0, _resize(map, height, width)
+        return enlarged
+
+    def _features(self, codes: Codes, opened: _Source, boxes: Sequence[Box]) -> NDArray[np.float32]:
+        """What `codes` say under boxes of the content, at the scale at which the map is computed."""
+        picture = opened.picture
+        height, width, read = picture.content, picture.width, opened.read
+        factor, _ = self._factor(picture, [])
+        if factor != 1:
+            pixels = self._enlarged(opened, factor)
+            (height, width), read = pixels.shape[:2], lambda top, bottom: pixels[top:bottom]
+            boxes = [_scaled(box, height / picture.content, width / picture.width) for box in boxes]
+        self._large_enough(picture.name, height, width)
+
+        def window(place: Box) -> NDArray[np.float32]:
+            rows = read(place.top, min(place.bottom, height))[:, place.left : place.right]
+            return self._window(picture.name, rows, place.bottom - place.top, place.right - place.left)
+
+        with self._lock:
+            return codes.under(boxes, (height, width), self.grid, window, picture.white)
 
     def _infer(
         self,
@@ -478,12 +527,7 @@ class Inspector:
         read: Callable[[int, int], NDArray[Any]],
         timing: dict[str, float],
     ) -> Iterator[tuple[int, Map]]:
-        smallest = self.backend.smallest
-        if min(height, width) < smallest:
-            raise ImageError(
-                f"{name}: image {height}x{width} is smaller than the model's smallest image, {smallest}x{smallest} px: "
-                "pad or enlarge it"
-            )
+        self._large_enough(name, height, width)
         held: NDArray[Any] = np.empty((0, width, channels))  # rows first.. of the image: read and still needed
         first = 0
         for band in self.grid.bands(height, width):
@@ -501,6 +545,14 @@ class Inspector:
                     : len(rows)
                 ]
             yield core.top, rows
+
+    def _large_enough(self, name: str, height: int, width: int) -> None:
+        smallest = self.backend.smallest
+        if min(height, width) < smallest:
+            raise ImageError(
+                f"{name}: image {height}x{width} is smaller than the model's smallest image, {smallest}x{smallest} px: "
+                "pad or enlarge it"
+            )
 
     def _tile(
         self, name: str, held: NDArray[Any], tile: Tile, width: int, white: float, timing: dict[str, float]
@@ -551,6 +603,12 @@ def _resize(pixels: NDArray[np.float32], height: int, width: int) -> NDArray[np.
     area = height * width < pixels.shape[0] * pixels.shape[1]
     resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
     return np.asarray(resized, np.float32)
+
+
+def _scaled(box: Box, down: float, right: float) -> Box:
+    """The box in an image enlarged by these factors: all pixels that it touches."""
+    top, left, bottom, end = box.top * down, box.left * right, box.bottom * down, box.right * right
+    return Box(math.floor(top), math.floor(left), math.ceil(bottom), math.ceil(end))
 
 
 def _send(sink: Sink | None, top: int, rows: Map) -> None:

@@ -18,6 +18,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 SCHEMA = 1
 MANIFEST, MODEL, PARTS, GENERATOR = "manifest.json", "model.onnx", "parts.onnx", "generator.onnx"
+HEAD, TYPES = "types.onnx", "types.json"
 SEAL = "sha256"  # the entry of manifest.json that is the digest of the others
 MANIFEST_BYTES = 8 * 2**20
 GRAPH_BYTES = 512 * 2**20
@@ -75,7 +76,7 @@ class Manifest:
     @classmethod
     def from_json(cls, value: Any) -> Manifest:
         """The manifest in a dict from `to_json`; a BundleError names the entry that is missing, unknown or wrong."""
-        entry = _Entries(value)
+        entry = Entries(value)
         schema = entry.whole("schema", 1)
         if schema > SCHEMA:
             raise BundleError(
@@ -114,13 +115,16 @@ class Manifest:
         return read
 
 
-class _Entries:
-    """The entries of a manifest, or of an object within it, each taken out with what it must be."""
+class Entries:
+    """The entries of a manifest, or of an object within it, each taken out with what it must be.
 
-    def __init__(self, value: Any, within: str = "") -> None:
+    `of` is what errors call it: another file of the bundle is read with the same distrust.
+    """
+
+    def __init__(self, value: Any, within: str = "", of: str = "manifest") -> None:
         if not isinstance(value, Mapping):
-            raise BundleError(f"a manifest is a JSON object, not {type(value).__name__}")
-        self.value, self.within = value, within
+            raise BundleError(f"a {of} is a JSON object, not {type(value).__name__}")
+        self.value, self.within, self.of = value, within, of
 
     def whole(self, name: str, low: int, high: int = 2**53) -> int:
         value = self.value.get(name)
@@ -180,14 +184,14 @@ class _Entries:
         value = self.mapping(name)
         if set(value) != {"name", "params"}:
             raise self.wrong(name, "an object of name and params")
-        inner = _Entries(value, f"{name}.")
+        inner = Entries(value, f"{name}.")
         return {"name": inner.text("name"), "params": inner.mapping("params")}
 
     def span(self, name: str) -> tuple[float, float]:
         value = self.value[name]
         if not isinstance(value, list) or len(value) != 2:
             raise self.wrong(name, "two numbers")
-        ends = _Entries({"0": value[0], "1": value[1]}, f"{name}.")
+        ends = Entries({"0": value[0], "1": value[1]}, f"{name}.")
         low, high = ends.number("0"), ends.number("1")
         if low >= high:
             raise self.wrong(name, "two rising numbers")
@@ -205,7 +209,7 @@ class _Entries:
             check_path(path)
             if not isinstance(value, Mapping) or set(value) != {"sha256", "bytes"}:
                 raise BundleError(f"manifest '{name}.{path}' is {short(value)}, not an object of sha256 and bytes")
-            one = _Entries(value, f"{name}.{path}.")
+            one = Entries(value, f"{name}.{path}.")
             listed[path] = File(one.sha256("sha256"), one.whole("bytes", 0, cap(path)))
         if MODEL not in listed:
             raise BundleError(f"manifest {name!r} does not list {MODEL}")
@@ -213,7 +217,7 @@ class _Entries:
         return listed
 
     def wrong(self, name: str, wanted: str) -> BundleError:
-        return BundleError(f"manifest '{self.within}{name}' is {short(self.value.get(name))}, not {wanted}")
+        return BundleError(f"{self.of} '{self.within}{name}' is {short(self.value.get(name))}, not {wanted}")
 
 
 def check_path(path: str) -> None:
@@ -284,7 +288,7 @@ def encode(manifest: Manifest) -> bytes:
 
 def decode(data: bytes) -> Manifest:
     """The manifest in the contents of manifest.json; a BundleError says what is wrong."""
-    value = _parse(data)
+    value = parse(data, MANIFEST)
     stated = value.pop(SEAL, None) if isinstance(value, dict) else None
     manifest = Manifest.from_json(value)
     if stated != digest(value):
@@ -295,8 +299,10 @@ def decode(data: bytes) -> Manifest:
     return manifest
 
 
-def _parse(data: bytes) -> Any:
-    """JSON without what other languages read otherwise: repeated names, NaN, numbers beyond float and int64."""
+def parse(data: bytes, name: str) -> Any:
+    """The JSON in the file `name`, without what other languages read otherwise: repeated names, NaN, numbers beyond
+    float and int64.
+    """
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(items)) < len(items):
@@ -319,4 +325,4 @@ def _parse(data: bytes) -> Any:
         json.dumps(value, ensure_ascii=False).encode()  # refuses halves of surrogate pairs
         return value
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{MANIFEST} is not valid JSON: {error}") from error
+        raise BundleError(f"{name} is not valid JSON: {error}") from error

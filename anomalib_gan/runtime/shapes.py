@@ -308,6 +308,12 @@ def _clip(call: Call) -> Tensor:
     return Tensor(_float(x), x.shape)
 
 
+def _softmax(call: Call) -> Tensor:
+    (x,) = call.all(1, 1)
+    call.axis("axis", len(x.shape), -1)
+    return Tensor(_float(x), x.shape)
+
+
 def _identity(call: Call) -> Tensor:
     (x,) = call.all(1, 1)
     return x
@@ -683,6 +689,7 @@ RULES: dict[str, Callable[[Call], Tensor | list[Tensor]]] = {
     "Min": _elementwise(KNOWN),
     "Pow": _power,
     "Clip": _clip,
+    "Softmax": _softmax,
     "Identity": _identity,
     "Cast": _cast,
     "Constant": _constant,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -10,11 +11,12 @@ import streamlit as st
 from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import Label
 from anomalib_gan.records.schema import InspectionRecord
+from anomalib_gan.runtime.naming import UNKNOWN, Types
 from dashboard import settings
 from dashboard.choosing import choose, detector, go_to
 from dashboard.detectors import Detector
 from dashboard.looking import Look, look
-from dashboard.results import local, open_archive
+from dashboard.results import local, open_archive, said
 from dashboard.sources import Item
 from dashboard.text import area, plain, seconds
 from dashboard.verdicts import banner, gauge
@@ -164,7 +166,7 @@ def recorded(user: User, seen: Look) -> InspectionRecord | None:
         return None
     st.caption(f"In the results: {row.verdict}, scored {local(row.scored_at)}. Your decision becomes a review.")
     for one in records.reviews(row)[:3]:
-        st.markdown(f"{plain(one.who)} said **{one.label}** on {local(one.at)}")
+        st.markdown(f"{plain(one.who)} said {said(one)} on {local(one.at)}")
     st.button(
         "Put it into the review queue", on_click=ask, args=(user, row), help="Somebody else shall look at it, too."
     )
@@ -190,6 +192,8 @@ def report(chosen: Detector, item: Item, seen: Look) -> tuple[int, Box] | None:
             f"{calibration.reject:.4g}"
         )
     focus = defects(seen)
+    if found.defects and chosen.inspector.naming is not None:
+        st.caption(plain(told_types(chosen.inspector.naming.types)))
     timing = ", ".join(f"{name} {seconds(value)}" for name, value in found.timing.items())
     place, _, _ = found.device.partition(" (")
     st.caption(f"{plain(item.name)}, {found.width} x {found.height} px  \n{timing}; {plain(place)}")
@@ -217,14 +221,17 @@ def defects(seen: Look) -> tuple[int, Box] | None:
         return None
     st.markdown(f"**{found.defect_count} defect{'' if found.defect_count == 1 else 's'}**; choose one to look at it")
     shown = found.defects[: len(seen.scene.defects)]
-    table: dict[str, list[float | int | None]] = {
+    table: dict[str, list[Any]] = {
         "no.": list(range(1, len(shown) + 1)),
+        "type": [one.type for one in shown],
         "area px": [one.area for one in shown],
         "area \N{MICRO SIGN}m\N{SUPERSCRIPT TWO}": [one.area_um2 for one in shown],
         "peak": [round(one.peak, 2) for one in shown],
         "x": [round(one.col) for one in shown],
         "y": [round(one.row) for one in shown],
     }
+    if not any(table["type"]):
+        del table["type"]
     if found.pixel_size is None:
         del table["area \N{MICRO SIGN}m\N{SUPERSCRIPT TWO}"]
     picked = st.dataframe(
@@ -237,6 +244,14 @@ def defects(seen: Look) -> tuple[int, Box] | None:
     )
     rows = picked["selection"]["rows"]
     return (hash((seen.scene.key, rows[0])), seen.scene.defects[rows[0]][0]) if rows else None
+
+
+def told_types(types: Types) -> str:
+    """How far the names of types can be trusted."""
+    return (
+        f"Types ({', '.join(types.names)}): of {sum(types.labels)} labelled defects, {types.accuracy:.0%} were named "
+        f"right when their images were left out of the learning, and {types.unknown:.0%} called {UNKNOWN}."
+    )
 
 
 def _size(box: Box, pixel_size: float | None) -> str:

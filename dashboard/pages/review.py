@@ -10,7 +10,7 @@ import streamlit as st
 from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import Archive, Filter, Label
 from anomalib_gan.records.schema import InspectionRecord, ReviewRecord
-from dashboard.results import archive, batch_of, is_whole, local, scene
+from dashboard.results import archive, batch_of, is_whole, local, said, scene
 from dashboard.text import area, plain
 from dashboard.verdicts import banner
 from dashboard.viewer import Box, Event, Judgement, Scene, viewer
@@ -149,9 +149,9 @@ def take(records: Archive, user: User, row: InspectionRecord, key: str, ids: lis
 def say(records: Archive, user: User, row: InspectionRecord, label: Label, key: str) -> ReviewRecord | None:
     """Writes a review of the row that the person sees; None, with the reason for the next run, where it cannot be."""
     boxes = st.session_state.get("boxes", {}).get(key, [])
-    comment = st.session_state.get(f"comment {row.id}", "")
+    comment, kind = st.session_state.get(f"comment {row.id}", ""), st.session_state.get(f"type {row.id}") or ""
     try:
-        written = records.review(row, user, label, comment, boxes[-1] if boxes else None)
+        written = records.review(row, user, label, comment, boxes[-1] if boxes else None, defect_type=kind)
     except (PermissionError, ValueError, OSError) as error:
         st.session_state["review told"] = ("error", str(error))
         return None
@@ -210,10 +210,16 @@ def about(records: Archive, row: InspectionRecord, user: User) -> None:
         "Comment, before you decide", key=f"comment {row.id}", max_chars=2000, height=90,
         help="It goes with the next review of this image.",
     )  # fmt: skip
+    st.selectbox(
+        "Type of defect", list(records.defect_types()), index=None, key=f"type {row.id}", accept_new_options=True,
+        placeholder="Choose one or name a new one",
+        help="Of the drawn box or, without one, of the largest defect. From 10 of a type on, `anomalib-gan types` "
+        "teaches the detector to name it.",
+    )  # fmt: skip
     earlier = records.reviews(row)
     for one in earlier[:5]:
         comment = f": {plain(one.comment)}" if one.comment else ""
-        st.markdown(f"{plain(one.who)} said **{one.label}** on {local(one.at)}{comment}")
+        st.markdown(f"{plain(one.who)} said {said(one)} on {local(one.at)}{comment}")
     batch = batch_of(records, row)
     size = f"{row.width} x {row.height} px, " if row.width else ""
     st.caption(f"{size}batch {batch.id}, scored {local(row.scored_at)}")
