@@ -28,7 +28,7 @@ COMMANDS = {
     "calibrate": "Set the thresholds of a run from normal images, at a wanted rate of false alarms.",
     "score": "Score a folder of images: maps, verdicts, defects, a report.",
     "evaluate": "Measure a run on a labelled dataset in MVTec layout.",
-    "records": "Export, prune and back up the results database.",
+    "records": "Export, prune and back up the results database; compare and activate models.",
     "export": "Write a trained model as a bundle that runs without torch.",
     "dashboard": "Inspect images and explore detectors in a browser.",
     "users": "Say who may sign in to the dashboard.",

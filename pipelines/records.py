@@ -1,4 +1,4 @@
-"""The results database: exported, pruned, backed up."""
+"""The results database: exported, pruned, backed up; and models compared and activated over it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
+from anomalib_gan import terminal
+from anomalib_gan.records import comparing
 from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import EVERYTHING, Archive, Filter, Pruned
 from anomalib_gan.records.database import RecordsError, is_url
+from anomalib_gan.records.schema import ComparisonRecord, EventRecord
 from anomalib_gan.records.tables import results_csv, results_parquet
 
 WRITERS = {".csv": results_csv, ".parquet": results_parquet}
@@ -39,14 +46,34 @@ def export(database: str | os.PathLike[str], out: str | os.PathLike[str], filter
 def prune(database: str | os.PathLike[str], older: timedelta, *, reviewed: bool = False, dry: bool = True) -> Pruned:
     """Deletes inspections older than that, or counts them: see `Archive.prune`."""
     with opened(database) as archive:
-        # Whoever may write the file, or knows the server's password, could delete all of it.
-        return archive.prune(older, User(getpass.getuser(), "engineer"), reviewed=reviewed, dry=dry)
+        return archive.prune(older, engineer(), reviewed=reviewed, dry=dry)
 
 
 def backup(database: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
     """Copies a SQLite database while it is in use: see `Archive.backup`."""
     with opened(database) as archive:
         return archive.backup(out)
+
+
+def compare(
+    database: str | os.PathLike[str], old: str | os.PathLike[str], new: str | os.PathLike[str], *, who: str = ""
+) -> ComparisonRecord:
+    """Lets two bundles judge what people reviewed, and writes down what came out: see `records.comparing.compare`."""
+    with opened(database) as archive, Console(stderr=True).status("opening the models") as status:
+        return comparing.compare(archive, old, new, engineer(who), lambda text: status.update(Text(text)))
+
+
+def activate(
+    database: str | os.PathLike[str], bundle: str | os.PathLike[str], reason: str, *, who: str = ""
+) -> EventRecord:
+    """Notes that the bundle's model is the one in use from now on: see `Archive.activate`."""
+    with opened(database) as archive:
+        return archive.activate(bundle, engineer(who), reason)
+
+
+def engineer(name: str = "") -> User:
+    """Who gives the command. Whoever may write the file, or knows the server's password, could change all of it."""
+    return User(name.strip() or getpass.getuser(), "engineer")
 
 
 def age(text: str) -> timedelta:
@@ -78,7 +105,8 @@ app = typer.Typer(no_args_is_help=True)
 def group() -> None:
     """Look after the results database of `score`.
 
-    `export` writes a table of what a filter holds, `prune` deletes what is old, `backup` copies a database in use.
+    `export` writes a table of what a filter holds, `prune` deletes what is old, `backup` copies a database in use,
+    `compare` lets two models judge what people reviewed, and `activate` says which one is in use from now on.
     """
 
 
@@ -130,3 +158,39 @@ def backup_command(
 ) -> None:
     """Copy a SQLite database as it is now, also while it is written to."""
     print(backup(db, out))
+
+
+Who = Annotated[str, typer.Option(help="Who decides this; default: the name you are logged in with.")]
+
+
+@app.command("compare")
+def compare_command(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="Bundle of the model that is in use.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Bundle of the model that shall take its place.")],
+    db: Database,
+    who: Who = "",
+) -> None:
+    """Count the false alarms and misses of two models on the images that people reviewed, and keep the result.
+
+    An image counts where all who reviewed it agree. Without such a comparison, made with the present thresholds and
+    reviews, no model takes the place of another.
+    """
+    row = compare(db, old, new, who=who)
+    shown = Table("", escape(f"old: {old.name}"), escape(f"new: {new.name}"), box=None, pad_edge=False)
+    for what, before, after in comparing.table(row):
+        shown.add_row(what, str(before), str(after))
+    Console(highlight=False).print(shown)
+    for note in comparing.notes(row):
+        terminal.plain().print(f"{note}.")
+
+
+@app.command("activate")
+def activate_command(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle of the model.")],
+    db: Database,
+    reason: Annotated[str, typer.Option(help="Why, for those who ask later.")],
+    who: Who = "",
+) -> None:
+    """Say that a model is the one in use from now on. It must have been compared with the one that was."""
+    event = activate(db, bundle, reason, who=who)
+    print(f"{event.details['bundle']} is active: {event.who}, {event.reason}")

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Integer, insert, select, text
+from sqlalchemy import Engine, Integer, create_engine, insert, select, text
 from sqlalchemy.exc import DBAPIError
 from test_records import MODEL, THRESHOLDS, row
 
-from anomalib_gan.records.database import Records, RecordsError, connect, where
+from anomalib_gan.records.archive import Archive
+from anomalib_gan.records.database import Records, RecordsError, connect, is_url, where
 from anomalib_gan.records.schema import SCHEMA, VERSION, Base, EventRecord
 
 OLD = Path(__file__).with_name("frozen") / "records_v1.sql"
@@ -81,6 +82,69 @@ def test_an_upgraded_database_has_the_tables_of_a_new_one(tmp_path: Path) -> Non
             shapes.append(sorted((name, " ".join(sql.split())) for name, sql in triggers))
         engine.dispose()
     assert shapes[0] == shapes[1] and len(shapes[0]) == 2
+
+
+FILL_2 = f"""
+INSERT INTO models VALUES ('{MODEL}', '{{"name": "x"}}');
+INSERT INTO calibrations VALUES ('c1', '{MODEL}', '{{}}');
+INSERT INTO batches VALUES (7, '/images', '2026-01-02 03:04:05.000006%', '.');
+INSERT INTO inspections (id, batch, path, size, mtime_ns, sha256, model, calibration, settings, scored_at, score, peak,
+    verdict, review, reject, pixel, defect_count, defect_area, largest_defect, warning, notes, reason, device)
+VALUES (3, 7, 'a.png', 1, 1790000000000000000, 'ab', '{MODEL}', 'c1', '{{}}', '2026-01-02 03:04:06.000000%', 1.5, 2.5,
+    'review', 1.0, 2.0, 3.0, 1, 4, 4, '', '', '', 'cpu');
+INSERT INTO defects VALUES (3, 0, 1, 2, 3, 4, 4, NULL, 9.0, 1.5, 2.5);
+INSERT INTO reviews VALUES (5, 7, 'ab', 'a.png', 'Ann', 'operator', '2026-01-02 04:00:00.000000%', 'missed defect', '',
+    1, 2, 3, 4, '{MODEL}', 'c1', 'review', 1.5, NULL, NULL);
+INSERT INTO requests VALUES (6, 7, 'ab', 'Ann', '2026-01-02 03:30:00.000000%', 'odd');
+INSERT INTO events VALUES (8, '2026-01-02 05:00:00.000000%', 'drift alarm', 'x', 'y', '{MODEL}', '{{}}');
+INSERT INTO intents VALUES ('/gone', '2026-01-02 05:00:00.000000%', 'recalibrated', 'x', 'y', '{MODEL}', '{{}}');
+"""
+
+
+@pytest.fixture
+def version_2(database: str) -> str:
+    """A database that version 2 made and filled."""
+    server = is_url(database)
+    engine = create_engine(database if server else f"sqlite:///{database}")
+    connection = engine.raw_connection()
+    driver = connection.driver_connection
+    assert driver is not None
+    script = OLD.with_name("records_v2.postgresql.sql" if server else "records_v2.sql").read_text()
+    (driver.execute if server else driver.executescript)(script + FILL_2.replace("%", "+00" if server else ""))
+    connection.commit()
+    connection.close()
+    engine.dispose()
+    return database
+
+
+def everything(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
+    """All rows of all tables that version 2 had."""
+    names = {"models", "calibrations", "batches", "inspections", "defects", "reviews", "requests", "events", "intents"}
+    with engine.connect() as connection:
+        return {name: [tuple(one) for one in connection.execute(text(f"SELECT * FROM {name}"))] for name in names}
+
+
+def test_a_database_of_version_2_is_upgraded_in_place_and_loses_nothing(version_2: str) -> None:
+    bare = create_engine(version_2 if is_url(version_2) else f"sqlite:///{version_2}")
+    before = everything(bare)
+    bare.dispose()
+    assert all(len(rows) == 1 for rows in before.values())
+    engine = connect(version_2)
+    after = everything(engine)
+    with engine.connect() as connection:
+        assert connection.scalar(select(VERSION.c.version_num)) == f"{SCHEMA:04}"
+        context = MigrationContext.configure(connection, opts={"compare_type": other_type})
+        assert not compare_metadata(context, Base.metadata)
+    with pytest.raises(DBAPIError, match="append-only"), engine.begin() as connection:
+        connection.execute(text("DELETE FROM events"))
+    engine.dispose()
+    (review,) = before.pop("reviews")
+    assert after.pop("reviews") == [(*review, None)], "only the kind of defect is new, and nobody named one"
+    assert after == before
+    with Archive(version_2) as archive:
+        (found,) = archive.reviews()
+        assert (found.who, found.box, found.defect_type) == ("Ann", (1, 2, 3, 4), None)
+        assert archive.comparisons() == [] and [one.path for one in archive.rows()] == ["a.png"]
 
 
 def test_a_new_database_is_what_the_models_say(database: str) -> None:

@@ -35,6 +35,8 @@ class Archive(Statistics, Reviewing, Thresholds, Drifting, Upkeep):
     | `totals`, `trend`, `throughput`, `histogram` | `statistics` |
     | `defect_positions`, `largest_defects`, `defect_sizes` | `statistics` |
     | `queue`, `waiting`, `ask`, `review`, `withdraw`, `reviews`, `agreement` | `reviewing` |
+    | `reviewed` | `reviewed` |
+    | `comparison`, `comparisons`; `compare` is a function there | `comparing` |
     | `preview`, `changed`, `apply`, `rollback`, `activate`, `active`, `events`, `recover` | `thresholds` |
     | `drift` | `drifting` |
     | `prune`, `backup` | `upkeep` |

@@ -64,16 +64,16 @@ def connect(database: str | os.PathLike[str]) -> Engine:
     try:
         if make_url(url).get_backend_name() not in ("sqlite", "postgresql"):
             raise RecordsError(
-                f"{_shown(url)} is neither SQLite nor PostgreSQL: give a file or postgresql+psycopg://..."
+                f"{shown(url)} is neither SQLite nor PostgreSQL: give a file or postgresql+psycopg://..."
             )
         engine = create_engine(url)
     except NoSuchModuleError as error:
-        raise RecordsError(f"{_shown(url)} names no known database: give a file or postgresql+psycopg://...") from error
+        raise RecordsError(f"{shown(url)} names no known database: give a file or postgresql+psycopg://...") from error
     except ArgumentError as error:
         raise RecordsError("the database URL cannot be read: give postgresql+psycopg://user@host/name") from error
     except ModuleNotFoundError as error:
         raise RecordsError(
-            f"{_shown(url)} needs {error.name}, which is not installed: pip install 'anomalib_gan[postgres]'"
+            f"{shown(url)} needs {error.name}, which is not installed: pip install 'anomalib_gan[postgres]'"
         ) from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _harden)
@@ -81,7 +81,7 @@ def connect(database: str | os.PathLike[str]) -> Engine:
         with engine.connect() as connection:
             version = _version(connection)
         if version != SCHEMA:
-            _bring_up(engine, _shown(url) if is_url(database) else str(database))
+            _bring_up(engine, shown(url) if is_url(database) else str(database))
     except BaseException as error:
         engine.dispose()
         if "not a database" in str(error) or "malformed" in str(error):
@@ -89,12 +89,12 @@ def connect(database: str | os.PathLike[str]) -> Engine:
                 f"{database} is not a results database or is damaged: move it away or choose another --out"
             ) from error
         if isinstance(error, OperationalError) and engine.dialect.name == "postgresql":
-            raise RecordsError(f"{_shown(url)} does not answer: {str(error.orig).strip()}") from error
+            raise RecordsError(f"{shown(url)} does not answer: {str(error.orig).strip()}") from error
         raise
     return engine
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """The URL as it may stand in a message: without its password."""
     head, at, tail = url.rpartition("@")
     scheme, _, user = head.partition("://")

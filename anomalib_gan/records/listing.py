@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import ColumnElement, Select, func, select, tuple_
 from sqlalchemy.orm import Session, selectinload
 
-from anomalib_gan.records.database import connect, is_url
+from anomalib_gan.records.database import connect, is_url, shown
 from anomalib_gan.records.schema import (
     VERDICTS,
     Batch,
@@ -99,6 +99,7 @@ class Listing:
         """`database`: a SQLite file, which is made where there is none, or the URL of a PostgreSQL database."""
         self.engine = connect(database)
         self.folder = None if is_url(database) else Path(database).resolve().parent
+        self.name = shown(str(database))
 
     def close(self) -> None:
         self.engine.dispose()

@@ -24,10 +24,11 @@ from typing import Any, Literal, get_args
 from sqlalchemy import ColumnElement, case, func, select
 
 from anomalib_gan.records.access import User, require
-from anomalib_gan.records.database import RecordsError, exclusive, fingerprint, writing
-from anomalib_gan.records.listing import EVERYTHING, Filter, I, Listing, Page, cursor_of, key_of
-from anomalib_gan.records.schema import CalibrationRecord, EventRecord, IntentRecord, ModelRecord
-from anomalib_gan.runtime.bundle import BundleError, read_manifest, recalibrate
+from anomalib_gan.records.comparing import Comparing, calibration_id, is_calibrated
+from anomalib_gan.records.database import RecordsError, exclusive, writing
+from anomalib_gan.records.listing import EVERYTHING, Filter, I, Page, cursor_of, key_of
+from anomalib_gan.records.schema import CalibrationRecord, ComparisonRecord, EventRecord, IntentRecord, ModelRecord
+from anomalib_gan.runtime.bundle import BundleError, Manifest, read_manifest, recalibrate
 from anomalib_gan.runtime.calibration import Calibration, FalseAlarms
 from anomalib_gan.runtime.card import read_card
 
@@ -50,7 +51,7 @@ class Preview:
     unknown: str
 
 
-class Thresholds(Listing):
+class Thresholds(Comparing):
     def __init__(self, database: str | os.PathLike[str]) -> None:
         super().__init__(database)
         self.recover()
@@ -135,17 +136,44 @@ class Thresholds(Listing):
         return self._apply(bundle, calibration, user, reason, {"rolls back": event})
 
     def activate(self, bundle: str | os.PathLike[str], user: User, reason: str) -> EventRecord:
-        """Notes that from now on the bundle's model is the one in use: the event "model switched"."""
+        """Notes that from now on the bundle's model is the one in use: the event "model switched".
+
+        Its details hold the `bundle`, and where another model was in use before, the `comparison` of the two (its id).
+        PermissionError unless the user is an engineer. ValueError for no reason, and unless the two were compared on
+        what people agree on now, with the thresholds that both have now: see `compare`. The first model has nothing
+        to be compared with.
+        """
         require(user, "engineer", "switch the model")
         folder, reason = Path(bundle).resolve(), _given(reason)
         manifest = read_manifest(folder)
-        row = EventRecord(
-            at=datetime.now(UTC), kind="model switched", who=user.name, reason=reason, model=manifest.hash,
-            details={"bundle": str(folder), "name": manifest.name},
-        )  # fmt: skip
-        with writing(self.engine) as session:
-            session.add(row)
-        return row
+        with writing(self.engine, alone=True) as session:
+            active, row = self.active(), None
+            if active is not None and active.model != manifest.hash:
+                row = self._compared(active, folder, manifest)
+            event = EventRecord(
+                at=datetime.now(UTC), kind="model switched", who=user.name, reason=reason, model=manifest.hash,
+                details={"bundle": str(folder), "name": manifest.name, "comparison": row and row.id},
+            )  # fmt: skip
+            session.add(event)
+        return event
+
+    def _compared(self, active: EventRecord, folder: Path, manifest: Manifest) -> ComparisonRecord:
+        """The comparison without which the bundle may not take the place of the active one."""
+        old = Path(active.details["bundle"])
+        row = self.comparison(active.model, manifest.hash)
+        if row is not None and is_calibrated(manifest, row.new_calibration):
+            try:
+                before = read_manifest(old)
+            except (BundleError, OSError):  # then that of its model which was compared has to do
+                return row
+            if before.hash != active.model or is_calibrated(before, row.old_calibration):
+                return row
+        never = not self.comparisons(active.model, manifest.hash)
+        problem = "was not compared with" if never else "has other thresholds or reviews than when it was compared with"
+        raise ValueError(
+            f"{folder} {problem} the active model, {old}: run "
+            f"`anomalib-gan records compare {old} {folder} --db {self.name}` and look at what it says"
+        )
 
     def active(self) -> EventRecord | None:
         """The newest "model switched"; its details hold the `bundle`. None where no model was chosen yet."""
@@ -223,9 +251,8 @@ class Thresholds(Listing):
                 if session.get(ModelRecord, intent.model) is None:
                     session.add(ModelRecord(hash=intent.model, card=read_card(folder / "card")))
                     session.flush()
-                content = calibration.to_json()
-                id = fingerprint({"model": intent.model, **content})
-                session.merge(CalibrationRecord(id=id, model=intent.model, content=content))
+                id = calibration_id(intent.model, calibration)
+                session.merge(CalibrationRecord(id=id, model=intent.model, content=calibration.to_json()))
             session.delete(intent)
         return event
 
