@@ -19,7 +19,7 @@ from results import Results, make
 from streamlit.testing.v1 import AppTest
 
 from anomalib_gan.records.access import User
-from anomalib_gan.records.archive import Archive
+from anomalib_gan.records.archive import Archive, Filter
 from anomalib_gan.runtime import bundle
 from anomalib_gan.runtime.bundle import MODEL
 from anomalib_gan.runtime.image import ImageError
@@ -179,17 +179,17 @@ def test_an_evaluation_shows_its_figures_its_reasons_and_its_pictures(opened, re
     told = words(page)
     assert "| pixel AUROC | 0.9877 | 0.9700 |" in told and "| image AUROC | – |" in told and "| 75.0% |" in told
     assert "4 normal and 10 anomalous" in told and "no normal test image" in told and "taken on *ten* images" in told
-    assert "line [b]" in told and "Measured with the model eeeeeeeeeeee" in told and len(page.get("imgs")) == 1
+    assert "line [b]" in told and "Measured with the model eeeeeeeeeeee" in told and len(page.get("image")) == 1
     assert "holds no evaluation" in words(opened(results.settings, models.EVALUATION, "samples"))
 
 
 def test_curves_come_from_the_bundle_and_only_as_the_manifest_states_them(opened, results) -> None:
-    assert len(opened(results.settings, models.CURVES, "calm").get("imgs")) == 1
+    assert len(opened(results.settings, models.CURVES, "calm").get("image")) == 1
     assert "no curves" in words(opened(results.settings, models.CURVES, "samples"))
     kept = results.models / "calm.bundle/card/curves.png"
     kept.write_bytes(kept.read_bytes()[:-1] + b"x")
     page = opened(results.settings, models.CURVES, "calm")
-    assert not page.get("imgs") and "curves.png" in words(page) and page.error
+    assert not page.get("image") and "curves.png" in words(page) and page.error
 
 
 def test_a_picture_is_as_it_was_drawn_and_no_bomb_is_decoded(results, tmp_path, monkeypatch) -> None:
@@ -270,11 +270,14 @@ def test_another_model_in_the_same_place_is_not_the_one_in_use(opened, archive, 
     assert "is in none of the folders" in words(page) and not page.exception
 
 
+def button(page: AppTest, label: str) -> Any:
+    return next(one for one in page.button if one.label == label)
+
+
 def make_active(page: AppTest, reason: str) -> str:
-    field = next(one for one in page.text_input if one.label.startswith("Reason"))
-    assert next(one for one in page.button if one.label == "Make active").disabled
-    field.set_value(reason).run()
-    next(one for one in page.button if one.label == "Make active").click().run()
+    assert button(page, "Make active").disabled
+    next(one for one in page.text_input if one.label.startswith("Reason")).set_value(reason).run()
+    button(page, "Make active").click().run()
     assert not page.exception
     return words(page)
 
@@ -290,6 +293,52 @@ def test_an_engineer_puts_a_model_into_use_with_a_reason(opened, archive, result
 def test_an_operator_puts_no_model_into_use(opened, archive, results) -> None:
     told = make_active(opened(results.settings, model="calm", user=OPERATOR), "I like it")
     assert "Olaf is an operator: only an engineer may switch the model" in told and archive.active() is None
+
+
+@pytest.fixture
+def reviewed(archive, results) -> Archive:
+    """`samples` is in use; people agree on a defective image that it rejects and on a normal one that it does not."""
+    archive.activate(results.bundle, ENGINEER, "first")
+    archive.review(archive.page(Filter(verdicts=("reject",))).rows[0], OPERATOR, "confirmed")
+    archive.review(archive.page(Filter(verdicts=("review",))).rows[0], OPERATOR, "false alarm")
+    return archive
+
+
+def test_no_model_takes_the_place_of_another_before_both_were_compared(opened, reviewed, results) -> None:
+    page = opened(results.settings, model="calm")
+    assert "No model takes the place of another" in words(page)
+    next(one for one in page.text_input if one.label.startswith("Reason")).set_value("it is calmer").run()
+    assert button(page, "Make active").disabled
+    button(page, "Compare on reviewed images").click().run()
+    assert not page.exception and not page.error
+    told, (row,) = words(page), reviewed.comparisons()
+    assert (row.who, row.old_false_alarms, row.old_misses, row.new_false_alarms, row.new_misses) == ("Eve", 1, 0, 0, 1)
+    assert "| misses of 1 defective images | 0 | 1 |" in told and "in use: samples | new: calm" in told
+    assert "The bundle of the new model does not tell which images it was trained on." in told
+    (differ,) = [one.value for one in page.dataframe if "people say" in one.value]
+    assert sorted(differ["people say"]) == ["defective", "normal"] and set(differ["new"]) == {"accept"}
+    assert not button(page, "Make active").disabled
+    button(page, "Make active").click().run()
+    assert "Now in use: calm" in words(page) and reviewed.active().details["comparison"] == row.id
+
+
+def test_what_changes_between_comparing_and_switching_is_told_and_nothing_is_switched(
+    opened, reviewed, results
+) -> None:
+    page = opened(results.settings, model="calm")
+    button(page, "Compare on reviewed images").click().run()
+    next(one for one in page.text_input if one.label.startswith("Reason")).set_value("it is calmer").run()
+    reviewed.review(reviewed.page(Filter(verdicts=("accept",))).rows[0], OPERATOR, "confirmed")
+    button(page, "Make active").click().run()
+    told = words(page)
+    assert "other thresholds or reviews than when it was compared" in told and "compare them again" in told
+    assert button(page, "Make active").disabled and reviewed.active().reason == "first"
+
+
+def test_an_operator_compares_nothing(opened, reviewed, results) -> None:
+    page = opened(results.settings, model="calm", user=OPERATOR)
+    button(page, "Compare on reviewed images").click().run()
+    assert "only an engineer may compare models" in words(page) and not reviewed.comparisons()
 
 
 def test_the_command_for_the_next_model_names_what_is_known_and_no_password(results, monkeypatch) -> None:

@@ -29,6 +29,8 @@ FIGURES = {
     "f1_max": "pixel F1-max",
     "tpr_at_5_fpr": "pixel TPR at 5 % FPR",
 }
+SHOWN = ("params", "model", "bits", "white", "init_from", "reviewed")
+"""Settings of a training that have a line of their own."""
 LISTED = 200
 
 
@@ -139,25 +141,24 @@ def card(chosen: Detector) -> None:
 
 def trained(found: Mapping[str, Any]) -> dict[str, str]:
     """What the card says of the training."""
-    images = items(found, "data", "images")
+    images, given = items(found, "data", "images"), entry(found, "settings")
+    reviewed = sum(entry(one, "reviewed") is True for one in images)
     sizes = {f"{told(entry(one, 'width'))} x {told(entry(one, 'height'))}" for one in images}
-    pixel = number(entry(found, "data", "pixel_size"))
-    bits = entry(found, "settings", "bits")
+    pixel, bits = number(entry(found, "data", "pixel_size")), entry(given, "bits")
     white = f"{told(entry(found, 'data', 'white'))}{'' if bits is None else f', {told(bits)} bits'}"
+    others = given if isinstance(given, Mapping) else {}
     return {
         "images": f"{len(images)} of {told(entry(found, 'data', 'folder'))}" if images else NOTHING,
+        **({"of these by their reviews": str(reviewed)} if reviewed else {}),
         "sizes, px": ", ".join(sorted(sizes)[:8]) or NOTHING,
         "pixel size": NOTHING if pixel is None else f"{pixel:.4g} \N{MICRO SIGN}m",
         "white": white,
         "begun": time(told(entry(found, "started"))),
         "duration": f"{lasting(entry(found, 'duration_s'))}, {told(entry(found, 'steps'))} steps",
-        "settings given": told(entry(found, "settings", "params")),
+        "begun with the weights of": told(entry(found, "init_from", "run")),
+        "settings given": told(entry(given, "params")),
         "found from the images": told(entry(found, "found")),
-        "other settings": told(
-            {key: value for key, value in (entry(found, "settings") or {}).items() if key not in ("params", "model")}
-            if isinstance(entry(found, "settings"), Mapping)
-            else None
-        ),
+        "other settings": told({key: one for key, one in others.items() if key not in SHOWN}),
         "versions": told(entry(found, "versions")),
         "machine": told(entry(found, "machine")),
     }
