@@ -117,14 +117,17 @@ def test_a_file_is_known_by_its_bytes_wherever_it_lies_and_one_that_changed_is_n
 # --- two models ------------------------------------------------------------------------------------------------------
 
 
-def detector(path: Path, name: str, accepts: float, trained: tuple[str, ...] | None = None) -> Path:
-    """A bundle whose score is the brightness, which accepts images up to that share of white."""
+def detector(path: Path, name: str, accepts: float, images: tuple[str, ...] | None = None) -> Path:
+    """A bundle whose score is the brightness, which accepts images up to that share of white; `images` are those that
+    it was made with, of which training held back the first.
+    """
     hash = hashlib.sha256(name.encode()).hexdigest()
     thresholds = replace(bundles.calibration(hash), review=accepts, reject=accepts + 0.1, pixel=9.0)
     files = bundles.contents(bundles.mean_of_nine())
-    if trained is not None:
-        card = {"data": {"images": [{"sha256": one} for one in trained]}}
-        files |= {"card/card.json": json.dumps(card).encode(), "card/split.json": b'{"held": []}'}
+    if images is not None:
+        card = {"data": {"images": [{"sha256": one} for one in images]}}
+        split = {"held": [{"path": "0.png", "sha256": images[0], "box": None}]}
+        files |= {"card/card.json": json.dumps(card).encode(), "card/split.json": json.dumps(split).encode()}
     bundle.write(path, bundles.manifest(name=name, hash=hash, halo=40, calibration=thresholds), files)
     return path
 
@@ -234,17 +237,17 @@ def test_what_cannot_be_read_is_named_and_not_counted(reviewed: tuple[Line, Arch
     assert "left out: 0.45.png" in told and "has changed since it was reviewed" in told and "0.7.png cannot be" in told
 
 
-def test_images_that_a_model_was_trained_on_are_no_test_of_it(reviewed: tuple[Line, Archive]) -> None:
+def test_images_that_a_model_was_made_with_are_no_test_of_it(reviewed: tuple[Line, Archive]) -> None:
     line, archive = reviewed
     hashes = {name: sha256_file(line.root / f"images/{name}.png") for name in ("0.45", "0.55")}
-    new = detector(line.root / "new.bundle", "new", 0.5, trained=tuple(hashes.values()))
+    new = detector(line.root / "new.bundle", "new", 0.5, images=tuple(hashes.values()))
     found = compare(archive, line.strict, new, ENA)
     assert found.new_false_alarms == 0 and found.details["unknown"] == ["old"]
-    assert table(found)[1] == ("of these on the 1 that neither model was trained on", 0, 0)
+    assert table(found)[1] == ("of these on the 1 that are new to both models", 0, 0)
     told = notes(found)
-    assert any("the new model was trained on 1 of the normal images: these are no test" in one for one in told)
-    assert any("trained on 1 of the defective images as if they were normal" in one for one in told)
-    assert any("the old model does not tell which images it was trained on" in one for one in told)
+    assert any("the new model was made with 1 of the normal images: these are no test" in one for one in told)
+    assert any("made with 1 of the defective images as if they were normal" in one for one in told)
+    assert any("the old model does not tell which images it was made with" in one for one in told)
 
 
 def test_nothing_reviewed_shows_nothing(line: Line) -> None:
@@ -346,7 +349,7 @@ def test_the_commands_compare_and_activate(reviewed: tuple[Line, Archive]) -> No
         run("activate", line.lax, "--reason", "better")
     told = run("compare", line.strict, line.lax, "--who", "Ena")
     assert "old: strict.bundle new: lax.bundle" in told and "misses of 2 defective images 0 1" in told
-    assert "does not tell which images it was trained on." in told
+    assert "does not tell which images it was made with." in told
     run("activate", line.lax, "--reason", "better")
     event = archive.active()
     assert event is not None and event.reason == "better" and event.model == archive.comparisons()[0].new

@@ -19,7 +19,7 @@ from anomalib_gan.records.database import RecordsError, fingerprint, writing
 from anomalib_gan.records.reviewed import Reviewed, ReviewedImage
 from anomalib_gan.records.schema import ComparisonRecord
 from anomalib_gan.runtime.bundle import BundleError, Manifest, read_manifest
-from anomalib_gan.runtime.calibrating import SPLIT, trained_on
+from anomalib_gan.runtime.calibrating import SPLIT, held_back, trained_on
 from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.card import CARD, levels, read_card
 from anomalib_gan.runtime.image import ImageError, open_image
@@ -62,8 +62,9 @@ def compare(
 
     `say` is told how far it is. In the row's details: `bundles`, their absolute paths; `set`, the fingerprint of the
     reviewed images; `images`, for each batch, path, sha256, what people said, the verdict and score of old and new, and
-    under `seen` which of the models was trained on it; `unreadable`, images left out of all counts, with the reason;
-    `unknown`, the models that do not tell what they were trained on.
+    under `seen` which of the models was made with it (trained on it, or held it back for thresholds); `unreadable`,
+    images left out of all counts, with the reason; `unknown`, the models that do not tell what they were made with;
+    `warnings`, those of both calibrations.
 
     PermissionError unless the user is an engineer; BundleError for a folder that is no whole bundle, ValueError for one
     without a calibration.
@@ -100,6 +101,7 @@ def compare(
             "set": reviewed.fingerprint, "bundles": {side: str(model.path) for side, model in models.items()},
             "images": judged, "unreadable": unreadable,
             "unknown": [side for side, model in models.items() if model.seen is None],
+            "warnings": {side: model.warnings for side, model in models.items()},
         },
     )  # fmt: skip
     with writing(archive.engine) as session:
@@ -114,7 +116,7 @@ def table(row: ComparisonRecord) -> list[tuple[str, int, int]]:
     found = [(f"false alarms of {row.normal} normal images", row.old_false_alarms, row.new_false_alarms)]
     if len(fresh) < row.normal:
         old, new = (sum(_wrong(one, side) for one in fresh) for side in SIDES)
-        found.append((f"of these on the {len(fresh)} that neither model was trained on", old, new))
+        found.append((f"of these on the {len(fresh)} that are new to both models", old, new))
     found.append((f"misses of {row.defective} defective images", row.old_misses, row.new_misses))
     old, new = (
         sum(_wrong(one, side) and not _wrong(one, other) for one in images) for side, other in (SIDES, SIDES[::-1])
@@ -127,18 +129,19 @@ def notes(row: ComparisonRecord) -> list[str]:
     """What has to be said beside the table of a comparison, in sentences."""
     told = []
     if not row.normal + row.defective:
-        told.append("0 images were compared: this shows nothing of either model. Review images first")
+        told.append("0 images were compared: this shows nothing of either model")
     for side in SIDES:
-        trained = [one["said"] for one in row.details["images"] if side in one["seen"]]
-        if normal := trained.count("normal"):
-            told.append(f"the {side} model was trained on {normal} of the normal images: these are no test of it")
-        if defective := trained.count("defective"):
+        known = [one["said"] for one in row.details["images"] if side in one["seen"]]
+        if normal := known.count("normal"):
+            told.append(f"the {side} model was made with {normal} of the normal images: these are no test of it")
+        if defective := known.count("defective"):
             told.append(
-                f"the {side} model was trained on {defective} of the defective images as if they were normal: "
+                f"the {side} model was made with {defective} of the defective images as if they were normal: "
                 "take them out of its folder and train again"
             )
         if side in row.details["unknown"]:
-            told.append(f"the bundle of the {side} model does not tell which images it was trained on")
+            told.append(f"the bundle of the {side} model does not tell which images it was made with")
+        told += [f"thresholds of the {side} model: {warning}" for warning in row.details["warnings"][side]]
     told += [f"left out: {one['path']}: {one['reason']}" for one in row.details["unreadable"]]
     return told
 
@@ -163,9 +166,11 @@ class _Judge:
             raise ValueError(f"{path} has no calibration, so no verdicts: run `anomalib-gan calibrate {path}` first")
         self.hash = self.inspector.backend.hash
         self.calibration = calibration_id(self.hash, self.inspector.calibration)
-        self.card = read_card(self.path / "card")
+        self.warnings = list(self.inspector.calibration.warnings)
+        folder = self.path / "card"
+        self.card = read_card(folder)
         told = {f"card/{CARD}", f"card/{SPLIT}"} <= set(read_manifest(self.path).files) and "data" in self.card
-        self.seen = trained_on(self.path / "card") if told else None
+        self.seen = trained_on(folder).union(str(one.sha256) for one in held_back(folder)) if told else None
 
     def __call__(self, image: ReviewedImage, file: Path) -> dict[str, Any]:
         given = image.settings
