@@ -14,7 +14,6 @@ import numpy as np
 
 from anomalib_gan.runtime.bundle import Bundle, BundleError
 from anomalib_gan.runtime.image import open_image
-from dashboard.sources import shown
 from dashboard.text import plain
 from dashboard.viewer import Bytes
 
@@ -95,7 +94,7 @@ def told(value: Any) -> str:
         return ", ".join(f"{name} {told(one)}" for name, one in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(told, value))
-    return shown(str(value))
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in str(value))
 
 
 def lasting(value: Any) -> str:

@@ -75,8 +75,7 @@ def compared(
     st.markdown(plain(about))
     lines = [[what, str(old), str(new)] for what, old, new in table(row)]
     st.markdown(markdown(("", f"in use: {used.name}", f"new: {chosen.path.stem}"), lines, right=(1, 2)))
-    for note in notes(row):
-        st.caption(plain(f"{note[:1].upper()}{note[1:]}."))
+    st.caption("  \n".join(plain(f"{note[:1].upper()}{note[1:]}.") for note in notes(row)))
     differ = [one for one in row.details["images"] if len({one[side]["verdict"] for side in SIDES}) > 1]
     if differ:
         with st.expander(f"The {len(differ)} images that they judge differently"):

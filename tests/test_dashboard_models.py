@@ -314,7 +314,7 @@ def test_no_model_takes_the_place_of_another_before_both_were_compared(opened, r
     told, (row,) = words(page), reviewed.comparisons()
     assert (row.who, row.old_false_alarms, row.old_misses, row.new_false_alarms, row.new_misses) == ("Eve", 1, 0, 0, 1)
     assert "| misses of 1 defective images | 0 | 1 |" in told and "in use: samples | new: calm" in told
-    assert "The bundle of the new model does not tell which images it was trained on." in told
+    assert "The bundle of the new model does not tell which images it was made with." in told
     (differ,) = [one.value for one in page.dataframe if "people say" in one.value]
     assert sorted(differ["people say"]) == ["defective", "normal"] and set(differ["new"]) == {"accept"}
     assert not button(page, "Make active").disabled

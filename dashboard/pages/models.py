@@ -146,7 +146,7 @@ def trained(found: Mapping[str, Any]) -> dict[str, str]:
     sizes = {f"{told(entry(one, 'width'))} x {told(entry(one, 'height'))}" for one in images}
     pixel, bits = number(entry(found, "data", "pixel_size")), entry(given, "bits")
     white = f"{told(entry(found, 'data', 'white'))}{'' if bits is None else f', {told(bits)} bits'}"
-    others = given if isinstance(given, Mapping) else {}
+    others, begun_with = given if isinstance(given, Mapping) else {}, entry(found, "init_from", "run")
     return {
         "images": f"{len(images)} of {told(entry(found, 'data', 'folder'))}" if images else NOTHING,
         **({"of these by their reviews": str(reviewed)} if reviewed else {}),
@@ -155,7 +155,7 @@ def trained(found: Mapping[str, Any]) -> dict[str, str]:
         "white": white,
         "begun": time(told(entry(found, "started"))),
         "duration": f"{lasting(entry(found, 'duration_s'))}, {told(entry(found, 'steps'))} steps",
-        "begun with the weights of": told(entry(found, "init_from", "run")),
+        **({} if begun_with is None else {"begun with the weights of": told(begun_with)}),
         "settings given": told(entry(given, "params")),
         "found from the images": told(entry(found, "found")),
         "other settings": told({key: one for key, one in others.items() if key not in SHOWN}),
@@ -192,8 +192,7 @@ def calibrations(chosen: Detector) -> None:
     else:
         st.markdown(f"**Now**, from {now.n} normal {now.unit}, {plain(time(now.created))}")
         st.markdown(thresholds(now))
-        for warning in now.warnings:
-            st.caption(plain(warning))
+        st.caption("  \n".join(map(plain, now.warnings)))
     db = settings.read().db
     if not db:
         st.info("The history stands in the results database: start with `--db FILE`.")
@@ -254,10 +253,8 @@ def evaluation(chosen: Detector) -> None:
         if report.get("model") != chosen.manifest.hash:
             st.caption(plain(f"Measured with the model {told(report.get('model'))[:12]}, which this one comes from."))
         undefined = entry(report, "undefined")
-        for reason in (undefined if isinstance(undefined, Mapping) else {}).values():
-            st.caption(plain(told(reason)))
-        for note in items(report, "notes"):
-            st.caption(plain(told(note)))
+        reasons = undefined.values() if isinstance(undefined, Mapping) else ()
+        st.caption("  \n".join(plain(told(one)) for one in (*reasons, *items(report, "notes"))))
     with right:
         pictures(chosen, {"ROC": f"{folder}/roc.png", "precision over recall": f"{folder}/pr.png"}, columns=2)
     pictures(chosen, {"worst image": f"{folder}/worst.png", "best image": f"{folder}/best.png"}, columns=2)
