@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import accumulate
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF  # type: ignore[import-untyped]
@@ -163,24 +164,45 @@ def pixel_size(images: Sequence[Normal]) -> float | None:
     return sizes[len(sizes) // 2] if sizes else None
 
 
-def hold_out(images: Sequence[Normal], patch: int, seed: int) -> list[Held]:
+@dataclass(frozen=True)
+class Before:
+    """What an earlier training did with images whose weights a new one begins with, by the SHA-256 of their files.
+
+    trained: pixels of them were trained on · held: what was held back of an image, with None all of it.
+    """
+
+    trained: frozenset[str]
+    held: Mapping[str, Box | None]
+
+
+NOTHING = Before(frozenset(), {})
+
+
+def hold_out(images: Sequence[Normal], patch: int, seed: int, before: Before = NOTHING) -> list[Held]:
     """What training must not see, so that thresholds come from pixels that are new to the model.
 
     Of WHOLE_IMAGES or more, a fifth of the images, those of one thing together (see `same_things`); of fewer, the
     right-most fifth of each image's columns, at least HELD_COLUMNS as far as one patch is left for training. An image
     that is too narrow gives none.
+
+    What the weights saw `before` is not new to them, whatever is held back now: it is trained on again, what was held
+    back stays so, and other shots of the same things go with them. Of what is new, a fifth is held back likewise.
     """
-    if len(images) >= WHOLE_IMAGES:
-        chosen = _drawn([image.grey for image in images], derive_seed(seed, "hold out"))
-        return [Held(str(images[i].path.absolute()), images[i].sha256, None) for i in sorted(chosen)]
-    held = []
-    for image in images:
-        _, height, width = image.grey.shape
-        columns = min(max(round(HELD_SHARE * width), HELD_COLUMNS), width - patch)
-        if columns > patch // 2:  # else it could not be looked at: see `fill`
-            box = (0, width - columns, height, width)
-            held.append(Held(str(image.path.absolute()), image.sha256, box))
-    return held
+    if any(before.held.values()) if before.held else len(images) < WHOLE_IMAGES:
+        boxes = [_strip(image, patch, before) for image in images]
+        parts = zip(images, boxes, strict=True)
+        return [Held(str(image.path.absolute()), image.sha256, box) for image, box in parts if box is not None]
+    greys = [image.grey for image in images]
+    chosen = _drawn(greys, derive_seed(seed, "hold out")) if before == NOTHING else _drawn_again(images, seed, before)
+    return [Held(str(images[i].path.absolute()), images[i].sha256, None) for i in sorted(chosen)]
+
+
+def _strip(image: Normal, patch: int, before: Before) -> Box | None:
+    if image.sha256 in before.held or image.sha256 in before.trained:
+        return before.held.get(image.sha256)
+    _, height, width = image.grey.shape
+    columns = min(max(round(HELD_SHARE * width), HELD_COLUMNS), width - patch)
+    return (0, width - columns, height, width) if columns > patch // 2 else None  # else `fill` could not mirror it
 
 
 def _drawn(images: Sequence[Tensor], seed: int) -> list[int]:
@@ -189,13 +211,34 @@ def _drawn(images: Sequence[Tensor], seed: int) -> list[int]:
     """
     generator = torch.Generator().manual_seed(seed)
     wanted = max(1, round(HELD_SHARE * len(images)))
-    things = same_things(images)
+    chosen = _by_things(same_things(images), wanted, generator)
+    return chosen if 2 * len(chosen) > wanted else torch.randperm(len(images), generator=generator)[:wanted].tolist()
+
+
+def _drawn_again(images: Sequence[Normal], seed: int, before: Before) -> list[int]:
+    """What was held back before, with new shots of it, and about HELD_SHARE of what shows a new thing."""
+    things = same_things([image.grey for image in images])
+    trained = {thing for image, thing in zip(images, things, strict=True) if image.sha256 in before.trained}
+    held = {thing for image, thing in zip(images, things, strict=True) if image.sha256 in before.held}
+    chosen, free = [], []
+    for i, image in enumerate(images):
+        if image.sha256 in before.held or (image.sha256 not in before.trained and things[i] in held - trained):
+            chosen.append(i)
+        elif things[i] not in trained:
+            free.append(i)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "hold out"))
+    drawn = _by_things(things[free], round(HELD_SHARE * len(free)), generator) if free else []
+    return chosen + [free[i] for i in drawn]
+
+
+def _by_things(things: NDArray[np.int32], wanted: int, generator: torch.Generator) -> list[int]:
+    """At most `wanted` images, drawn by whole things; `things` has a number for each image."""
     chosen: list[int] = []
     for thing in torch.randperm(int(things.max()) + 1, generator=generator).tolist():
         members = np.flatnonzero(things == thing).tolist()
         if len(chosen) + len(members) <= wanted:
             chosen += members
-    return chosen if 2 * len(chosen) > wanted else torch.randperm(len(images), generator=generator)[:wanted].tolist()
+    return chosen
 
 
 def write_split(seed: int, held: Sequence[Held]) -> dict[str, Any]:

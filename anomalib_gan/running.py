@@ -28,6 +28,7 @@ from anomalib_gan.runtime.calibrating import SPLIT
 from anomalib_gan.runtime.card import CARD
 from anomalib_gan.runtime.files import read_json, write_bytes, write_json
 from anomalib_gan.specs import complete
+from anomalib_gan.starting import Reviewed, Start
 from anomalib_gan.training import READ_EVERY, Progress, Trainer, derive_seed
 
 MINUTES = 18.0
@@ -44,6 +45,7 @@ SAMPLES = 8
 LOOKED_AT = 48  # images on which the model is settled, and as many of those held back; fewer where they are large
 LOOKED_PIXELS = 2**24
 LOOKED_SIDE = 2048  # px, the largest side that is taken of each
+LISTED = 10  # reviewed images that are named one by one
 PICTURED = 256  # px, side of the patches in reconstructions.png
 HISTORY = "history.jsonl"
 
@@ -53,7 +55,8 @@ class Settings:
     """What the user chose, as the card keeps it; a run that is resumed goes on with those it began with.
 
     The length is `steps`, or else what fits into `minutes`, one of which is None. `info_bar`, `bits` and `white` are
-    those of `open_image`, `params` keywords of the model's constructor. ValueError for lengths that cannot be.
+    those of `open_image`, `params` keywords of the model's constructor. `init_from` is the run whose weights the
+    training begins with, `reviewed` what `starting.Reviewed` holds. ValueError for lengths that cannot be.
     """
 
     model: str
@@ -69,6 +72,8 @@ class Settings:
     flips: bool = True
     jitter: float = JITTER
     zoom: float = ZOOM
+    init_from: str | None = None
+    reviewed: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
@@ -150,20 +155,23 @@ class Job:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         settings = replace(settings, threads=torch.get_num_threads())
+        start = None if settings.init_from is None else Start.load(settings.init_from)
+        reviewed = Reviewed("", [], []) if settings.reviewed is None else Reviewed(**settings.reviewed)
         files = data.normal_files(folder)
+        added = reviewed.beside(files) if reviewed.normal else []
         images, warnings = data.read_normals(
-            files, info_bar=settings.info_bar, bits=settings.bits, white=settings.white
+            [*files, *added], info_bar=settings.info_bar, bits=settings.bits, white=settings.white
         )
+        warnings += reviewed.check(images)
         channels = images[0].grey.shape[0]
-        looked = [data.signed(image.grey[:, :LOOKED_SIDE, :LOOKED_SIDE])[None] for image in spread(images, 8)]
-        known = models.MODELS.get(settings.model)
-        suggested = known.suggest(looked, settings.flips) if known else {}
-        spec = complete(settings.model, {**suggested, **settings.params}, channels)
+        spec, found = specified(settings, images, start)
         torch.manual_seed(derive_seed(settings.seed, "weights"))
         net = models.build(spec.name, **spec.params).to(place.device)
+        if start is not None:
+            net.load_state_dict(start.weights)
         if channels > net.channels:
             raise ValueError(f"{images[0].path} is a colour image, {spec.name} has {net.channels} channel: convert it")
-        held = data.hold_out(images, net.patch, settings.seed)
+        held = data.hold_out(images, net.patch, settings.seed, start.before if start else data.NOTHING)
         training, kept = data.regions(images, held)
         if not held:
             warnings.append("the images are too small to hold pixels back: calibrate with --good and other good images")
@@ -182,6 +190,7 @@ class Job:
         trainer = Trainer(net, crops, settings.steps, seed=settings.seed)
         told = [
             {"path": str(i.path.absolute()), "sha256": i.sha256, "height": i.grey.shape[1], "width": i.grey.shape[2]}
+            | ({"reviewed": True} if i.path in added else {})
             for i in images
         ]
         card = {
@@ -191,6 +200,7 @@ class Job:
                 **{"folder": str(folder.absolute()), "images": told, "fingerprint": data.fingerprint(images)},
                 **{"pixel_size": data.pixel_size(images), "channels": channels, "white": images[0].white},
             },
+            "init_from": start and start.told(),
             "settings": {**asdict(settings), "batch": net.batch * place.world, "processes": place.world},
             "versions": {
                 **{"anomalib_gan": __version__, "python": platform.python_version(), "numpy": np.__version__},
@@ -201,7 +211,7 @@ class Job:
             "duration_s": None,
             "warnings": warnings,
             "oddest": data.oddest(images),
-            "found": {key: value for key, value in suggested.items() if key not in settings.params},
+            "found": found,
         }
         # The checkpoint holds it too, and takes plain values only.
         plain = json.loads(json.dumps(card, allow_nan=False))
@@ -222,6 +232,8 @@ class Job:
                     f"the run was started with {state['card']['settings']['processes']} processes, "
                     f"not {self.place.world}: resume it with as many"
                 )
+            if state["card"].get("init_from") != self.card["init_from"]:
+                raise ValueError(f"{self.settings.init_from} is not what the run began with: give that run back")
             self.trainer.load_state_dict(state)
             self.card["started"] = state["card"]["started"]
             self.sheet = [(step, images.cpu()) for step, images in state["sheet"]]
@@ -247,6 +259,15 @@ class Job:
         self.say(
             f"{len(self.images)} normal images; {megapixels:.3g} Mpx to train on, held back for calibration: {kept}"
         )
+        if self.settings.reviewed is not None:
+            added = sorted(image["path"] for image in self.card["data"]["images"] if image.get("reviewed"))
+            self.say(f"{len(added)} of them are normal by their reviews in {self.settings.reviewed['database']}:")
+            for path in added[:LISTED]:
+                self.say(f"  {path}")
+            if len(added) > LISTED:
+                self.say(f"  and {len(added) - LISTED} more; the run's card has all of them")
+        if self.settings.init_from is not None:
+            self.say(f"beginning with the weights of {self.settings.init_from}")
         count = sum(parameter.numel() for parameter in net.parameters())
         self.say(f"{self.spec.name}: {count:,} parameters, {net.batch} patches of {net.patch}x{net.patch} px per batch")
         for warning in self.card["warnings"]:
@@ -418,6 +439,18 @@ class Job:
         self.card.update(duration_s=round(self.trainer.seconds, 3), map_scale=[low, high], steps=self.trainer.step)
         write_json(self.run / CARD, self.card)
         self.say(f"finished after {timedelta(seconds=round(time.monotonic() - self.began))}: {self.run}")
+
+
+def specified(settings: Settings, images: Sequence[data.Normal], start: Start | None) -> tuple[Spec, dict[str, Any]]:
+    """The model's spec, and what of it was found from the images: now, or by the run that the training begins with."""
+    if start is not None:
+        spec = start.spec_for(settings.model, settings.params, settings.flips)
+        return spec, {key: value for key, value in start.card["found"].items() if spec.params.get(key) == value}
+    looked = [data.signed(image.grey[:, :LOOKED_SIDE, :LOOKED_SIDE])[None] for image in spread(images, 8)]
+    known = models.MODELS.get(settings.model)
+    suggested = known.suggest(looked, settings.flips) if known else {}
+    spec = complete(settings.model, {**suggested, **settings.params}, images[0].grey.shape[0])
+    return spec, {key: value for key, value in suggested.items() if key not in settings.params}
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:

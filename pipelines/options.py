@@ -28,3 +28,10 @@ Rescale = Annotated[bool, typer.Option(help="Resample images whose pixel size di
 Device = Annotated[str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU where there is one.")]
 Tile = Annotated[int, typer.Option(help="Side in pixels of the tiles that large images are cut into.")]
 Threads = Annotated[int | None, typer.Option(help="Processor threads of the network; default: as it finds best.")]
+AddReviewed = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE_OR_URL",
+        help="Results database of `score`; images that all who reviewed them call normal come along.",
+    ),
+]

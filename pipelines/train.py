@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,16 +12,22 @@ import torch
 import typer
 
 from anomalib_gan import models, terminal
+from anomalib_gan.records.reviewed import located
 from anomalib_gan.running import JITTER, MINUTES, ZOOM, Job, Settings, processes
+from anomalib_gan.runtime.card import levels, read_card
 from anomalib_gan.specs import parse_params
+from anomalib_gan.starting import Reviewed
 from pipelines import options
+from pipelines.records import opened
+
+MODEL = "fcbigan"
 
 
 def train(
     folder: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str],
-    model: str = "fcbigan",
+    model: str | None = None,
     minutes: float = MINUTES,
     steps: int | None = None,
     seed: int = 0,
@@ -35,19 +43,25 @@ def train(
     jitter: float = JITTER,
     zoom: float = ZOOM,
     checkpoint_every: float = 60.0,
+    init_from: str | os.PathLike[str] | None = None,
+    add_reviewed: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Trains `model` on the normal images of `folder` and returns the run's folder `out`.
+    """Trains `model` (MODEL, or that of `init_from`) on the normal images of `folder` and returns the run `out`.
 
     The length is `steps`, or else what fits into `minutes`: the speed is measured over the first rounds, then the
     number of steps is planned once and stays. With `resume` an interrupted run goes on with the settings it was started
     with; `folder` may have moved. `params` are keywords of the model's constructor, `info_bar` the rows at the bottom
     of every image that are no image, `bits` and `white` the range of grey levels where the files do not state it
-    (`runtime.image.open_image`). `checkpoint_every` is in seconds. Errors: ValueError, OSError.
+    (`runtime.image.open_image`). `checkpoint_every` is in seconds. `init_from` is a finished run of the same model,
+    with whose weights the training begins; what that run held back stays held back. `add_reviewed` is a results
+    database, a file or a URL: images that all who reviewed them call normal are trained on, too. Errors: ValueError,
+    OSError.
     """
     run, console = Path(out), terminal.plain()
     given = Settings(
-        model=model, params=params or {}, seed=seed, minutes=None if steps else minutes, steps=steps, device=device,
-        threads=threads, info_bar=info_bar, bits=bits, white=white, flips=flips, jitter=jitter, zoom=zoom,
+        model=chosen(model, init_from), params=params or {}, seed=seed, minutes=None if steps else minutes,
+        steps=steps, device=device, threads=threads, info_bar=info_bar, bits=bits, white=white, flips=flips,
+        jitter=jitter, zoom=zoom, init_from=None if init_from is None else str(Path(init_from).absolute()),
     )  # fmt: skip
     settings = given.for_run(run, resume=resume, dry_run=dry_run)
     if settings is None:
@@ -55,6 +69,12 @@ def train(
         return run
     with processes(settings.device) as place:
         console.quiet = place.rank > 0
+        if settings is given:  # a run that is resumed goes on with what it has
+            if init_from is not None:
+                bits, white = levels(read_card(init_from), bits, white, tell=console.print)
+                settings = replace(settings, bits=bits, white=white)
+            if add_reviewed is not None:
+                settings = replace(settings, reviewed=asdict(reviewed(add_reviewed, console.print)))
         job = Job.prepare(Path(folder), run, settings, place, console.print)
         if dry_run:
             job.describe()
@@ -67,6 +87,23 @@ def train(
     return run
 
 
+def chosen(model: str | None, init_from: str | os.PathLike[str] | None) -> str:
+    """The model's name: as asked for, that of the run to begin with, or MODEL."""
+    card = {} if init_from is None else read_card(init_from)
+    return model or card.get("spec", {}).get("name", MODEL)
+
+
+def reviewed(database: str | os.PathLike[str], say: Callable[[str], None]) -> Reviewed:
+    """What people agree on in a results database; `say` is told which images cannot be had."""
+    with opened(database) as archive:
+        found, name = archive.reviewed(), archive.name
+    files, problems = located(found.normal)
+    for problem in problems:
+        say(f"warning: left out: {problem}")
+    normal = [{"path": str(path), "sha256": sha256} for sha256, path in files.items()]
+    return Reviewed(name, normal, [one.sha256 for one in found.defective])
+
+
 def command(
     folder: Annotated[
         Path,
@@ -76,7 +113,10 @@ def command(
         ),
     ],
     out: Annotated[Path, typer.Option(help="New folder for the run: checkpoint, curves, pictures, card.")],
-    model: Annotated[str, typer.Option(help=f"What to train: {', '.join(sorted(models.MODELS))}.")] = "fcbigan",
+    model: Annotated[
+        str | None,
+        typer.Option(help=f"What to train: {', '.join(sorted(models.MODELS))}; default: {MODEL}, or as --init-from."),
+    ] = None,
     minutes: Annotated[
         float,
         typer.Option(
@@ -110,6 +150,11 @@ def command(
         float, typer.Option(help="Random change of magnification of the patches: 0.3 is up to 1.3 times or 1/1.3.")
     ] = ZOOM,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 60.0,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Finished run of the same model, with whose weights the training begins."),
+    ] = None,
+    add_reviewed: options.AddReviewed = None,
 ) -> None:
     """Learn what normal images look like: train a model on a folder of normal images, one or thousands.
 
@@ -122,8 +167,9 @@ def command(
     try:
         train(
             folder, out=out, model=model, minutes=minutes, steps=steps, seed=seed, device=device, threads=threads,
-            resume=resume, dry_run=dry_run, params=parse_params(model, param), info_bar=info_bar, bits=bits,
-            white=white, flips=flips, jitter=jitter, zoom=zoom, checkpoint_every=checkpoint_every,
+            resume=resume, dry_run=dry_run, params=parse_params(chosen(model, init_from), param), info_bar=info_bar,
+            bits=bits, white=white, flips=flips, jitter=jitter, zoom=zoom, checkpoint_every=checkpoint_every,
+            init_from=init_from, add_reviewed=add_reviewed,
         )  # fmt: skip
     except torch.OutOfMemoryError as error:
         raise MemoryError(

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from test_score import Filter, inspector, picture, save
+from test_starting import review
 from typer.testing import CliRunner
 
 from anomalib_gan.runtime.calibrating import TILE, Cutter, Normal, edges, fit
@@ -159,3 +160,34 @@ def test_the_command(run: Path) -> None:
     assert told.exit_code == 0, told.output
     assert Calibration.load(run / "calibration.json").pixel_rate == 0.2
     assert CliRunner().invoke(app, [str(run), "--info-bar", "some"]).exit_code == 2
+
+
+def test_images_that_people_call_normal_are_good_images_too(run: Path, tmp_path: Path) -> None:
+    good, line = tmp_path / "good", tmp_path / "line"
+    paths = images(good, 8) + [save(line / f"defect_{k}.png", picture(90 + k, seed=50 + k)) for k in range(2)]
+    (line / "trained.png").write_bytes((tmp_path / "normal" / "1.png").read_bytes())
+    (line / "copy.png").write_bytes(paths[0].read_bytes())
+    (line / "gone.png").write_bytes(b"gone")
+    names = ("defect_0.png", "defect_1.png", "trained.png", "copy.png", "gone.png")
+    database = review(tmp_path / "results.db", line, dict.fromkeys(names, "normal"))
+    (line / "gone.png").unlink()
+    console, text = told()
+    found = calibrate(run, good=good, add_reviewed=database, console=console)
+    assert found.unit == "images" and found.scores == fit(inspector(), [Normal(path) for path in paths]).scores
+    assert "3 good images are normal by their reviews" in text() and "gone.png cannot be read" in text()
+    assert "1 others are left out, for the model was trained on them" in text()
+    assert any("3 of the good images come from reviews" in warning for warning in found.warnings)
+    assert (
+        any("copies" in warning for warning in found.warnings) and Calibration.load(run / "calibration.json") == found
+    )
+    alone = calibrate(run, add_reviewed=database, console=told()[0])
+    assert alone.n == 3 and alone.unit == "tiles"
+
+
+def test_reviews_that_give_no_good_image_are_an_error_and_change_nothing(run: Path, tmp_path: Path) -> None:
+    before = calibrate(run, console=told()[0])
+    save(tmp_path / "line/good.png", picture(90, seed=50))
+    database = review(tmp_path / "results.db", tmp_path / "line", {"good.png": "defective"})
+    with pytest.raises(ValueError, match=r"results\.db has no good image: of 0 that are normal by their reviews"):
+        calibrate(run, add_reviewed=database, console=told()[0])
+    assert Calibration.load(run / "calibration.json") == before

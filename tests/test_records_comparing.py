@@ -159,7 +159,7 @@ class Line:
 
     def say(self, archive: Archive, name: str, truth: str, who: User = ANN) -> None:
         """Reviews an image so that it means this."""
-        seen = next(one for one in archive.rows() if one.path == f"{name}.png")
+        (seen,) = (one for one in archive.rows() if one.path == f"{name}.png")
         label: Label = "confirmed" if (truth == "normal") == (seen.verdict == "accept") else "false alarm"
         if truth == "defective" and seen.verdict == "accept":
             archive.review(seen, who, "missed defect", box=(1, 1, 5, 5))

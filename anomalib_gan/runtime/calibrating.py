@@ -54,10 +54,13 @@ def held_back(run: str | os.PathLike[str]) -> list[Normal]:
 
 
 def trained_on(run: str | os.PathLike[str]) -> frozenset[str]:
-    """SHA-256 of the images of which pixels were trained on, as card.json tells."""
+    """SHA-256 of the images of which pixels were trained on, as card.json tells, also in the trainings before whose
+    weights the run began with.
+    """
     card = read_json(Path(run) / CARD)
     unseen = {normal.sha256 for normal in held_back(run) if normal.box is None}
-    return frozenset(image["sha256"] for image in card["data"]["images"]) - unseen
+    began = card.get("init_from") or {"trained": []}
+    return (frozenset(image["sha256"] for image in card["data"]["images"]) - unseen).union(began["trained"])
 
 
 def fit(
