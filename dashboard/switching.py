@@ -13,6 +13,7 @@ from anomalib_gan.records.archive import Archive
 from anomalib_gan.records.comparing import SIDES, compare, notes, table
 from anomalib_gan.records.database import is_url
 from anomalib_gan.records.schema import ComparisonRecord
+from anomalib_gan.runtime.bundle import GENERATOR
 from dashboard import settings
 from dashboard.cards import entry
 from dashboard.cards import table as markdown
@@ -99,18 +100,26 @@ def activate(records: Archive, chosen: Detector, user: User, reason: str) -> Non
 
 
 def retraining(chosen: Detector) -> None:
-    """The command that makes the next model of this one and of what people said of its images."""
+    """The commands that make the next model of this one and of what people said of its images."""
     with st.expander("Train the next model with the reviewed images"):
         st.caption(
-            "Reviewed false alarms become normal images. Run this where the run's folder and the training images are, "
-            "after `pip install 'anomalib_gan[train]'`:"
+            "Images that people call normal are trained on, too. Run this in a terminal where the training images and "
+            "the run of this model are (its card knows the run's name alone), after "
+            "`pip install 'anomalib_gan[train]'`. The new bundle then stands in the list above."
         )
-        st.code(command(chosen), None)
+        st.code(commands(chosen), None)
 
 
-def command(chosen: Detector) -> str:
-    """The database's URL is left out: it may hold a password, which is nobody's business here."""
+def commands(chosen: Detector) -> str:
+    """One to a line. The database's URL is left out: it may hold a password, which is nobody's business here."""
     folder, run, db = entry(chosen.card, "data", "folder"), entry(chosen.card, "name"), settings.read().db
     folder, run = (one if isinstance(one, str) else name for one, name in ((folder, "NORMAL_DIR"), (run, "RUN")))
-    options = {"--out": f"{run}-next", "--init-from": run, "--add-reviewed": "DATABASE_URL" if is_url(db) else db}
-    return shlex.join(["anomalib-gan", "train", folder, *(part for pair in options.items() for part in pair)])
+    db, after = "DATABASE_URL" if is_url(db) else db, f"{run}-next"
+    bundle = str(chosen.path.parent / f"{after}.bundle")
+    graphs = ["--precision", chosen.manifest.precision, *["--generator"] * chosen.has(GENERATOR)]
+    lines = (
+        ["train", folder, "--out", after, "--init-from", run, "--add-reviewed", db],
+        ["calibrate", after, "--good", "GOOD_IMAGES_FROM_THE_LINE"],
+        ["export", after, "--out", bundle, *graphs],
+    )
+    return "\n".join(shlex.join(["anomalib-gan", *line]) for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from results import Results, make
 from streamlit.testing.v1 import AppTest
+from typer.main import get_command
 
 from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import Archive, Filter
@@ -28,6 +30,7 @@ from dashboard import cards, switching
 from dashboard.detectors import load
 from dashboard.pages import models
 from dashboard.settings import Settings
+from pipelines.cli import build
 
 ENGINEER, OPERATOR = User("Eve", "engineer"), User("Olaf", "operator")
 OTHER = "f" * 64
@@ -341,16 +344,24 @@ def test_an_operator_compares_nothing(opened, reviewed, results) -> None:
     assert "only an engineer may compare models" in words(page) and not reviewed.comparisons()
 
 
-def test_the_command_for_the_next_model_names_what_is_known_and_no_password(results, monkeypatch) -> None:
-    detector = load(results.models / "calm.bundle")
-    for db, named in (
-        (str(results.database), str(results.database)),
-        ("postgresql://me:secret@host/x", "DATABASE_URL"),
-    ):
+def understood(line: str) -> dict[str, Any]:
+    """What the command line makes of a line that is copied from the page."""
+    program, name, *rest = shlex.split(line)
+    assert program == "anomalib-gan"
+    return get_command(build([name])).commands[name].make_context(name, rest).params  # type: ignore[attr-defined]
+
+
+def test_the_commands_for_the_next_model_are_understood_and_tell_no_password(results, monkeypatch) -> None:
+    detector = load(results.bundle)
+    for db, named in ((str(results.database),) * 2, ("postgresql+psycopg://me:secret@host/x", "DATABASE_URL")):
         for name, value in Settings(db=db).to_environment().items():
             monkeypatch.setenv(name, value)
-        assert switching.command(detector) == (
-            "anomalib-gan train '/parts/good images' --out 'calm run-next' --init-from 'calm run' "
-            f"--add-reviewed {named}"
-        )
+        lines = switching.commands(detector)
+        assert "secret" not in lines
+        train, calibrate, export = (understood(line) for line in lines.split("\n"))
+        assert (str(train["folder"]), str(train["init_from"]), train["add_reviewed"]) == ("data_samples", "run", named)
+        assert train["out"] == calibrate["run"] == export["run"] == Path("run-next")
+        assert export["out"] == results.models / "run-next.bundle" and export["generator"]
+    quoted = switching.commands(load(results.models / "calm.bundle"))
+    assert str(understood(quoted.split("\n")[0])["folder"]) == "/parts/good images"
     st.cache_resource.clear()
