@@ -10,11 +10,12 @@ from dashboard import settings
 from dashboard.access import guard, sign_out
 from dashboard.pages import PAGES, Page
 
-# The numbers and tables are for screens at the line: less white space than Streamlit leaves.
+# The numbers and tables are for screens at the line: less white space than Streamlit leaves, and hashes that wrap.
 STYLE = """<style>
 [data-testid="stMainBlockContainer"] { padding: 4.4rem 1.5rem 1rem; }
 [data-testid="stSidebarUserContent"] { padding-top: 0.5rem; }
 [data-testid="stVerticalBlock"] { gap: 0.6rem; }
+[data-testid="stMarkdownContainer"] td:last-child { overflow-wrap: anywhere; }
 </style>"""
 
 

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
 import streamlit as st
 
+from anomalib_gan.records.schema import EventRecord
 from anomalib_gan.runtime.image import IMAGE_SUFFIXES
 from dashboard import settings, sources
-from dashboard.detectors import Detector, load
+from dashboard.detectors import Detector, load, manifest
 from dashboard.files import bundles, images
+from dashboard.results import open_archive
 from dashboard.sources import Item
 from dashboard.text import plain
 
 DROP, FOLDER, CAMERA = "Drop", "Folder", "Camera"
 
 
-def detector() -> Detector | None:
-    """The detector that the person chose; None, with the reason on the page, where there is none to open."""
+class InUse(NamedTuple):
+    """The model in use. event: the newest switch, None where no model was chosen yet. name: of its bundle among those
+    that were found, None where none of them holds that model.
+    """
+
+    event: EventRecord | None
+    name: str | None
+
+
+def offered() -> dict[str, Path] | None:
+    """The bundles by name; None, with the reason on the page, where there are none."""
     roots = settings.read().models
     try:
         found = bundles(roots)
@@ -27,20 +42,68 @@ def detector() -> Detector | None:
         told = f"There is no bundle in {where}." if roots else "No folder of bundles was given."
         st.warning(f"{told} Make one with `anomalib-gan export` and start with `--models DIR`.")
         return None
-    # The widget of another page may hold the choice, so the value lives beside it.
-    names = list(found)
-    before = st.session_state.get("chosen detector")
-    name = st.selectbox("Detector", names, index=names.index(before) if before in names else 0, key="detector")
-    st.session_state["chosen detector"] = name
+    return found
+
+
+def in_use(found: Mapping[str, Path]) -> InUse:
+    """By the results, where there are some. The model counts, not its place: what was exported over it is another."""
+    db = settings.read().db
+    try:
+        event = open_archive(db).active() if db else None
+    except (ValueError, OSError) as error:
+        st.caption(plain(f"Which model is in use is not known: {error}"))
+        return InUse(None, None)
+    if event is None:
+        return InUse(None, None)
+    same = [name for name, path in found.items() if _model(path) == event.model]
+    there = [name for name in same if str(found[name]) == event.details.get("bundle")]
+    return InUse(event, next(iter(there or same), None))
+
+
+def _model(path: Path) -> str | None:
+    """The hash of a bundle's model; None where its manifest cannot be read, which whoever opens it is told."""
+    try:
+        return manifest(path).hash
+    except (ValueError, OSError):
+        return None
+
+
+def detector() -> Detector | None:
+    """The detector that the person chose, at first the one in use; None, with the reason, where none can be opened."""
+    found = offered()
+    if found is None:
+        return None
+    names, used = list(found), in_use(found)
+    if used.event is not None and used.name is None:
+        st.warning(plain(f"The model in use, {short_name(used.event)}, is in none of the folders of bundles."))
+    # The widget of another page may hold the choice, so the value lives beside it. A switch is for everybody: what was
+    # chosen before it is forgotten.
+    switch = 0 if used.event is None else used.event.id
+    before, chosen_at = st.session_state.get("chosen detector", (None, 0))
+    default = before if before in names and chosen_at == switch else used.name or names[0]
+    name = st.selectbox(
+        "Detector", names, index=names.index(default), key=f"detector {switch}",
+        format_func=lambda one: marked(one, used),
+    )  # fmt: skip
+    name = name if name in found else default  # it may have been moved away
+    st.session_state["chosen detector"] = (name, switch)
     try:
         chosen = load(found[name])
     except (ValueError, OSError, MemoryError) as error:
         st.error(plain(str(error) or "not enough memory"))
         return None
-    manifest = chosen.manifest
-    about = f"{manifest.spec['name']}, {manifest.precision}, {chosen.inspector.backend.hash[:12]}"
+    about = f"{chosen.manifest.spec['name']}, {chosen.manifest.precision}, {chosen.inspector.backend.hash[:12]}"
     st.caption(plain(about))
     return chosen
+
+
+def marked(name: str, used: InUse) -> str:
+    return f"{name} (in use)" if name == used.name else name
+
+
+def short_name(event: EventRecord) -> str:
+    """What people call the model of a switch."""
+    return f"{event.details.get('name', '')} {event.model[:12]}".strip()
 
 
 def choose(chosen: Detector) -> list[Item]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,11 +21,14 @@ from anomalib_gan.runtime.image import ImageError, Picture, open_image
 from anomalib_gan.runtime.inspector import Inspector
 from anomalib_gan.runtime.session import OnnxGraph
 from anomalib_gan.runtime.tiling import Grid
+from dashboard.cards import CARD, document
 
 MAX_PIXELS = 64 * 2**20
 """Larger images are for `anomalib-gan score`, which needs no more memory for them; here people share it."""
 KEPT = 4
 """Detectors that stay open."""
+LISTED = 256
+"""Bundles whose manifests are remembered."""
 
 
 @dataclass(eq=False)
@@ -140,6 +142,17 @@ class Detector:
             return self._graphs[name]
 
 
+def manifest(path: Path) -> Manifest:
+    """What a bundle's manifest says, read anew when it changes; no other file of the bundle is looked at."""
+    stamp = (path / MANIFEST).stat()
+    return _manifest(str(path), stamp.st_mtime_ns, stamp.st_size)
+
+
+@st.cache_resource(max_entries=LISTED, show_spinner=False)
+def _manifest(path: str, changed: int, size: int) -> Manifest:
+    return bundle.read_manifest(path)
+
+
 def load(path: Path) -> Detector:
     """The detector in a bundle's folder, opened anew when its manifest changes, as by calibrating it again."""
     stamp = (path / MANIFEST).stat()
@@ -150,21 +163,8 @@ def load(path: Path) -> Detector:
 def _load(path: str, changed: int, size: int) -> Detector:
     found = bundle.load(path)
     notes: list[str] = []
-    card = _card(found)
+    card = document(found, CARD)
     bits, white = levels(card, None, None, tell=notes.append)
     opener = functools.partial(open_image, bits=bits, white=white, max_pixels=MAX_PIXELS)
     inspector = Inspector.load(path, spin=False, opener=opener, expect_sha256=bundle.fingerprint(found.manifest))
     return Detector(Path(path), found, inspector, card, tuple(notes))
-
-
-def _card(found: Bundle) -> dict[str, Any]:
-    """The card of the training, empty where the bundle has none; as `runtime.card.read_card`, but verified."""
-    if "card/card.json" not in found.manifest.files:
-        return {}
-    try:
-        card = json.loads(found.read("card/card.json"))
-    except ValueError as error:
-        raise BundleError(f"{found.path}: card/card.json is not valid JSON ({error}): export it again") from error
-    if not isinstance(card, dict):
-        raise BundleError(f"{found.path}: card/card.json is no card: export it again")
-    return card

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import streamlit as st
 from anomalib_gan.records.archive import Archive
 from anomalib_gan.records.database import RecordsError, is_url
 from anomalib_gan.records.pictures import map_scale, read_map
-from anomalib_gan.records.schema import Batch, InspectionRecord, ReviewRecord
+from anomalib_gan.records.schema import Batch, EventRecord, InspectionRecord, ReviewRecord
 from anomalib_gan.runtime.files import sha256_file
 from anomalib_gan.runtime.image import open_image
 from dashboard import settings
@@ -76,6 +77,30 @@ def said(review: ReviewRecord) -> str:
     """What a review says, as markdown."""
     kind = f" ({plain(review.defect_type)})" if review.defect_type else ""
     return f"**{review.label}**{kind}"
+
+
+# --- events --------------------------------------------------------------------------------------------------------
+
+
+def listed(events: Sequence[EventRecord]) -> dict[str, list[str]]:
+    """A table of events, with the thresholds that they moved."""
+    moves = {name: [_move(one, name) for one in events] for name in ("review", "reject", "pixel")}
+    return {
+        "time": [local(one.at) for one in events],
+        "what": [one.kind for one in events],
+        "who": [one.who for one in events],
+        **moves,
+        "reason": [one.reason for one in events],
+    }
+
+
+def _move(event: EventRecord, name: str) -> str:
+    old, new = event.details.get("from"), event.details.get("to")
+    if not isinstance(new, dict):
+        return ""
+    if not isinstance(old, dict) or old[name] == new[name]:
+        return f"{new[name]:.4g}"
+    return f"{old[name]:.4g} \N{RIGHTWARDS ARROW} {new[name]:.4g}"
 
 
 # --- pictures ------------------------------------------------------------------------------------------------------

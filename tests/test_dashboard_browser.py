@@ -79,9 +79,9 @@ def address(tmp_path_factory: pytest.TempPathFactory, scored: Results) -> Iterat
     (folder / "large").mkdir()
     cv2.imwrite(str(folder / "large/large.png"), np.tile(cv2.imread(str(DUST), cv2.IMREAD_GRAYSCALE), (6, 5)))
     port = str(free_port())
-    command = ["-m", "pipelines.cli", "dashboard", "--db", scored.database, "--models", scored.models, "--images",
-               SAMPLES, "--images", folder / "large", "--images", scored.images, "--camera", folder / "line.avi",
-               "--port", port]  # fmt: skip
+    command = ["-m", "pipelines.cli", "dashboard", "--db", scored.database, "--models", scored.models, "--models",
+               ROOT / "tests/frozen", "--images", SAMPLES, "--images", folder / "large", "--images", scored.images,
+               "--camera", folder / "line.avi", "--port", port]  # fmt: skip
     with serving(folder / "log", [str(one) for one in command]):
         yield f"http://127.0.0.1:{port}"
 
@@ -149,6 +149,7 @@ VERDICT = re.compile("^(ACCEPT|REVIEW|REJECT)$")
 LAST = {
     "Inspect": "Drop images on the left", "Explore": "Drawn from codes", "Review queue": "Comment, before you decide",
     "Production": "wealth", "Thresholds": "Nothing was changed yet", "Reports": "One inspection as evidence",
+    "Models": "Train the next model",
 }  # fmt: skip
 """What stands far down on each page."""
 
@@ -306,6 +307,28 @@ def test_explore_draws_samples_and_takes_a_map_apart(page) -> None:
     page.get_by_role("radio", name="Folder").click()
     expect(page.get_by_text("own alpha is 0.75")).to_be_visible()
     expect(page.get_by_text("critic", exact=True)).to_be_visible()
+
+
+def test_two_models_show_their_maps_of_one_image_side_by_side(page) -> None:
+    page.get_by_role("link", name="Models").click()
+    page.get_by_role("radio", name="Side by side").click()
+    page.get_by_role("radio", name="Folder").click()
+    viewers = page.locator(".viewer[data-scale]")
+    expect(viewers).to_have_count(2)
+    expect(page.get_by_text(VERDICT)).to_have_count(2)
+    expect(page.get_by_text("of two models do not compare")).to_be_visible()
+    left, right = viewers.nth(0), viewers.nth(1)
+    before, box = state(right), left.locator(".stage canvas").bounding_box()
+    whole = state(left)[0]
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.wheel(0, -500)
+    wait_for(left, f"Number(viewer.dataset.scale) > {whole}")
+    assert state(right) == before
+    for name in ("Card", "Calibrations", "Evaluation", "Curves and samples"):
+        page.get_by_role("radio", name=name).click()
+        expect(viewers).to_have_count(0)
+        expect(page.get_by_role("img", name="Running...")).to_have_count(0)
+        assert page.get_by_test_id("stException").count() == 0
 
 
 def test_a_key_in_the_queue_writes_a_review_and_another_takes_it_back(page, scored) -> None:

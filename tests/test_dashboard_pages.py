@@ -28,7 +28,7 @@ from dashboard.settings import Settings
 from dashboard.viewer import Event
 
 ENGINEER, OPERATOR = User("Eve", "engineer"), User("Olaf", "operator")
-RECORDS = [page for page in PAGES if page.path not in ("inspect", "explore")]
+RECORDS = [page for page in PAGES if page.path not in ("inspect", "explore", "models")]
 
 
 @pytest.fixture(scope="module")

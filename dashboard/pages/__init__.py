@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from anomalib_gan.records.access import User
-from dashboard.pages import explore, inspect, production, reports, review, thresholds
+from dashboard.pages import explore, inspect, models, production, reports, review, thresholds
 
 
 class Page(NamedTuple):
@@ -20,6 +20,7 @@ PAGES = (
     Page("Review queue", "review", review.page),
     Page("Production", "production", production.page),
     Page("Thresholds", "thresholds", thresholds.page),
+    Page("Models", "models", models.page),
     Page("Reports", "reports", reports.page),
     Page("Explore", "explore", explore.page),
 )

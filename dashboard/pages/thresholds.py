@@ -13,7 +13,7 @@ from anomalib_gan.runtime.bundle import read_manifest
 from anomalib_gan.runtime.calibration import Calibration
 from dashboard.choosing import detector
 from dashboard.detectors import Detector
-from dashboard.results import archive, local
+from dashboard.results import archive, listed, local
 from dashboard.scores import chart
 from dashboard.text import plain
 
@@ -181,17 +181,8 @@ def history(records: Archive, chosen: Detector, user: User) -> None:
     if not events:
         st.caption("Nothing was changed yet.")
         return
-    table = {
-        "time": [local(one.at) for one in events],
-        "what": [one.kind for one in events],
-        "who": [one.who for one in events],
-        "review": [_move(one, "review") for one in events],
-        "reject": [_move(one, "reject") for one in events],
-        "pixel": [_move(one, "pixel") for one in events],
-        "reason": [one.reason for one in events],
-    }
     picked = st.dataframe(
-        table, hide_index=True, on_select="rerun", selection_mode="single-row", key="events",
+        listed(events), hide_index=True, on_select="rerun", selection_mode="single-row", key="events",
         height=35 * min(len(events), 6) + 38,
     )  # fmt: skip
     rows = [at for at in picked["selection"]["rows"] if at < len(events)]
@@ -207,12 +198,3 @@ def history(records: Archive, chosen: Detector, user: User) -> None:
         f"Roll back to before {local(event.at)}", disabled=not reason.strip(), on_click=roll_back,
         args=(records, chosen, user, event.id, reason),
     )  # fmt: skip
-
-
-def _move(event: EventRecord, name: str) -> str:
-    old, new = event.details.get("from"), event.details.get("to")
-    if not isinstance(new, dict):
-        return ""
-    if not isinstance(old, dict) or old[name] == new[name]:
-        return f"{new[name]:.4g}"
-    return f"{old[name]:.4g} \N{RIGHTWARDS ARROW} {new[name]:.4g}"
