@@ -56,7 +56,7 @@ def compare(
     old: str | os.PathLike[str],
     new: str | os.PathLike[str],
     user: User,
-    say: Callable[[str], None] | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> ComparisonRecord:
     """Lets two bundles judge the images that people agree on, as `score` would, and writes down what came out.
 
