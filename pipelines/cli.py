@@ -24,6 +24,7 @@ The usual way, from a folder of normal images to a report:
 With labelled defects, `anomalib-gan evaluate runs/x DATASET_DIR` measures how good the maps are."""
 
 COMMANDS = {
+    "models": "List the models that can be trained.",
     "train": "Train a detector on a folder of normal images.",
     "calibrate": "Set the thresholds of a run from normal images, at a wanted rate of false alarms.",
     "score": "Score a folder of images: maps, verdicts, defects, a report.",

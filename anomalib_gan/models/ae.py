@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from anomalib_gan.model import Model, Move, Player, refresh
+from anomalib_gan.model import About, Model, Move, Player, refresh
 from anomalib_gan.nets import block, encoder, enlarge, generator, shrink
 from anomalib_gan.penalties import edge_gap, total_variation
 from anomalib_gan.residuals import RESIDUALS, smooth
@@ -39,6 +39,8 @@ class AE(Model):
     `regulariser` R of the reconstruction with its `weight` lambda: "none", "tv" (total variation: smooth) or "edges"
     (as strong as the image's: sharp). `smoothing` of the map: sigma in working pixels. `width`: of the layers.
     """
+
+    about = About("what a narrow code cannot tell of an image is not normal", "Bergmann et al., 2019", "none")
 
     def __init__(
         self,

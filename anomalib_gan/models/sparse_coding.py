@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv_transpose2d, fold, softshrink, unfold
 
-from anomalib_gan.model import Model, Player, crops
+from anomalib_gan.model import About, Model, Player, crops
 from anomalib_gan.nets import enlarge, shrink
 
 CHUNK = 4096  # patches that are coded at once, which bounds the memory
@@ -38,6 +38,7 @@ class SparseCoding(Model):
     Gaussian kernels of Scott's width, or as one "gaussian". `shrink`: the working scale is 1/shrink of the image.
     """
 
+    about = About("normal patches are sums of few atoms of a learnt dictionary", "Carrera et al., 2017", "explicit")
     exportable = "the map needs an optimisation, which finds the sparse code of every patch"
 
     def __init__(
