@@ -128,6 +128,46 @@ class PatchCritic(nn.Module):
         return self.joint(torch.cat((self.image(s), z), 1))
 
 
+class PatchFeatureCritic(nn.Module):
+    """As PatchCritic, with the features f_D(s, z) that it answers by: (N, 1, h, w) and (N, 4 width, h, w)."""
+
+    stride, border = 8, 12
+
+    def __init__(self, channels: int, width: int, code: int) -> None:
+        super().__init__()
+        self.image = patch_encoder(channels, width, 4 * width)
+        self.features = nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(4 * width + code, 4 * width, 1), nn.LeakyReLU(0.2))
+        self.head = nn.Conv2d(4 * width, 1, 1)
+
+    def forward(self, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(torch.cat((self.image(s), z), 1))
+        return self.head(features), features
+
+
+class FeatureCritic(nn.Module):
+    """D(s) with the features that it answers by, in which images can be compared: (N, C, 8h, 8w) -> answers (N, 1, h,
+    w) and features (N, width, 2h, 2w).
+    """
+
+    stride, reach = 4, 12  # of the features; no feature depends on a pixel farther away
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        w1, w2, w3 = width // 2, width, 3 * width // 2
+        self.features = nn.Sequential(
+            block(nn.Conv2d(channels, w1, 4, stride=2, padding=1, bias=False), w1),
+            block(nn.Conv2d(w1, w2, 4, stride=2, padding=1, bias=False), w2),
+            block(nn.Conv2d(w2, w2, 3, padding=1, bias=False), w2),
+        )
+        self.head = nn.Sequential(
+            block(nn.Conv2d(w2, w3, 4, stride=2, padding=1, bias=False), w3), nn.Conv2d(w3, 1, 3, padding=1)
+        )
+
+    def forward(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(s)
+        return self.head(features), features
+
+
 class DenseCritic(nn.Module):
     """D(s, z) that answers at every fourth pixel: (N, C, 8h, 8w) and (N, code, h, w) -> (N, answers, 2h, 2w).
 

@@ -23,6 +23,7 @@ from anomalib_gan.runtime.session import OnnxBackend
 from anomalib_gan.training import Trainer
 
 AE = {"width": 8, "code": 4, "patch": 64, "batch": 3, "smoothing": 2.0}
+PATCHES = {"width": 8, "code": 6, "batch": 8, "smoothing": 2.0}
 DICTIONARY = {"side": 8, "atoms": 24, "samples": 1000, "iterations": 20}
 # Small settings by model; after a space, those that make another model of it, to which the laws apply as well.
 SMALL = {
@@ -34,6 +35,11 @@ SMALL = {
     "ae stacked": {**AE, "kind": "stacked", "residual": "l2", "regulariser": "edges"},
     "sparse_coding": DICTIONARY,
     "sparse_coding omp": {**DICTIONARY, "solver": "omp", "nonzeros": 3, "density": "gaussian"},
+    "vae_gan": AE,
+    "bigan": PATCHES,
+    "bigan critic": {**PATCHES, "score": "critic", "prior": "uniform"},
+    "bigan prior": {**PATCHES, "score": "prior", "objective": "minimax"},
+    "ganomaly": AE,
 }
 
 

@@ -6,14 +6,20 @@ from typing import Any
 
 from anomalib_gan.model import Model
 from anomalib_gan.models.ae import AE
+from anomalib_gan.models.bigan import BiGAN
 from anomalib_gan.models.fcbigan import FCBiGAN, SourceFCBiGAN
+from anomalib_gan.models.ganomaly import GANomaly
 from anomalib_gan.models.sparse_coding import SparseCoding
+from anomalib_gan.models.vae_gan import VAEGAN
 
 MODELS: dict[str, type[Model]] = {
     "fcbigan": FCBiGAN,
     "fcbigan_source": SourceFCBiGAN,
     "ae": AE,
     "sparse_coding": SparseCoding,
+    "vae_gan": VAEGAN,
+    "bigan": BiGAN,
+    "ganomaly": GANomaly,
 }
 
 
