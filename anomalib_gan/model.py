@@ -61,6 +61,11 @@ class Model(nn.Module):
     Optional, for bundles: `parts(x)`, what the map is made of, as a dict of "reconstruction" (N, C, H, W) in [-1, 1],
     "code" (N, c, h, w) and, by its name, each component (N, 1, H, W) as it is mixed; `generate(z)`, an image (N, C, H,
     W) in [-1, 1] from codes (N, `code`, h, w). For the card: `found`, the settings that `settle` found, by name.
+
+    Optional, for `diagnose`: `sample(n, height, width)`, generated images; `reconstruct(x)`, both in [-1, 1];
+    `posterior(s)`, the distribution q(z|s) of an image at the working scale, 1 / `shrink`, over (N, `code`, h, w);
+    `answers(x)`, what a critic answers in the game, raw, on (N, C, H, W) and on as many generated images, and
+    `objective`, that of its game.
     """
 
     about: ClassVar[About | None] = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, sigmoid
 from torch.nn.functional import relu, softplus
 
 
@@ -18,12 +18,14 @@ class Objective:
     """`critic(real, fake)` and `generator(fake)`: raw answers of any shape -> scalar loss, averaged over all answers.
 
     `generator(fake)` is what the player behind the fakes descends; `flipped(real)` is the opposite target on real
-    pairs, for an encoder whose code stands beside the real image in a joint critic.
+    pairs, for an encoder whose code stands beside the real image in a joint critic. `probability(answers)`: the D of
+    the theory, whose 1/2 says nothing; None where answers have no such scale.
     """
 
     critic: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor], Tensor]
     flipped: Callable[[Tensor], Tensor]
+    probability: Callable[[Tensor], Tensor] | None = None
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -31,16 +33,19 @@ OBJECTIVES: dict[str, Objective] = {
         critic=lambda real, fake: softplus(-real).mean() + softplus(fake).mean(),
         generator=lambda fake: -softplus(fake).mean(),
         flipped=lambda real: -softplus(-real).mean(),
+        probability=sigmoid,
     ),
     "non-saturating": Objective(
         critic=lambda real, fake: softplus(-real).mean() + softplus(fake).mean(),
         generator=lambda fake: softplus(-fake).mean(),
         flipped=lambda real: softplus(real).mean(),
+        probability=sigmoid,
     ),
     "least-squares": Objective(
         critic=lambda real, fake: (real - 1).square().mean() + fake.square().mean(),
         generator=lambda fake: (fake - 1).square().mean(),
         flipped=lambda real: real.square().mean(),
+        probability=lambda answers: answers,
     ),
     "wasserstein": Objective(
         critic=lambda real, fake: fake.mean() - real.mean(),

@@ -29,6 +29,7 @@ COMMANDS = {
     "calibrate": "Set the thresholds of a run from normal images, at a wanted rate of false alarms.",
     "score": "Score a folder of images: maps, verdicts, defects, a report.",
     "evaluate": "Measure a run on a labelled dataset in MVTec layout.",
+    "diagnose": "Tell what a run is beyond its maps: its codes, its critic, what it draws.",
     "records": "Export, prune and back up the results database.",
     "export": "Write a trained model as a bundle that runs without torch.",
     "dashboard": "Inspect images and explore detectors in a browser.",

@@ -132,7 +132,7 @@ class BiGAN(Model):
     def sample(self, n: int, height: int, width: int) -> Tensor:
         """(n, C, height, width) in [-1, 1]; both are multiples of `stride` from `smallest` on."""
         like = torch.empty(n, self.code, height // self.stride - 3, width // self.stride - 3)
-        return self.generate(self.drawn(like.to(self.E[-1].weight)))
+        return self.generate(self.drawn(like.to(next(self.E.parameters()))))
 
     def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
         s = shrink(x, self.shrink)

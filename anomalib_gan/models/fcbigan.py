@@ -272,6 +272,13 @@ class FCBiGAN(Model):
             "code": self.E(s),
         }
 
+    def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """D's answers in the game on pairs (s, E(s)) and (G(z), z), raw: see `objective`."""
+        s = shrink(x, self.shrink)
+        code = self.E(s)
+        z = torch.randn_like(code)
+        return self.D(s, code)[:, -1:], self.D(self.G(z), z)[:, -1:]
+
     @torch.no_grad()
     def settle(self, normals: Sequence[Tensor]) -> None:
         refresh(self, normals)

@@ -88,14 +88,14 @@ class VAEGAN(Model):
         kl = kl_divergence(q, Normal(0.0, 1.0)).sum(1).mean()
         yield "encoder", {"kl": kl, "like": self.unlike(features, len(s))}
 
-    def q(self, s: Tensor) -> Normal:
-        """q(z|s) of images at working scale: a field of Gaussians, (N, code, h, w)."""
+    def posterior(self, s: Tensor) -> Normal:
+        """q(z|s) of images at the working scale: a field of Gaussians, (N, code, h, w)."""
         mu, log_variance = self.E(s).chunk(2, 1)
         return Normal(mu, (log_variance / 2).exp())
 
     def made(self, s: Tensor) -> tuple[Tensor, Normal]:
         """s^ and s_p, (2 N, C, h, w): in one batch, so that G's statistics are those of both; and q(z|s)."""
-        q = self.q(s)
+        q = self.posterior(s)
         z = q.rsample()
         return self.G(torch.cat((z, torch.randn_like(z)))), q
 
@@ -122,16 +122,13 @@ class VAEGAN(Model):
     def reconstruct(self, x: Tensor) -> Tensor:
         return self.parts(x)["reconstruction"]
 
-    def posterior(self, x: Tensor) -> Normal:
-        return self.q(shrink(x, self.shrink))
-
     def generate(self, z: Tensor) -> Tensor:
         return enlarge(self.G(z), self.shrink)
 
     def sample(self, n: int, height: int, width: int) -> Tensor:
         """(n, C, height, width) in [-1, 1] from a field z ~ N(0, I); height and width are multiples of `stride`."""
         z = torch.randn(n, self.code, height // self.stride, width // self.stride)
-        return self.generate(z.to(self.E[-1].weight))
+        return self.generate(z.to(next(self.E.parameters())))
 
     def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
         fake = self.sample(*x.shape[:1], *x.shape[2:])
