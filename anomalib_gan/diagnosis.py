@@ -97,7 +97,7 @@ def units(model: Model, normals: Sequence[Tensor]) -> Finding | None:
     figures = {
         "units": float(count),
         "active units": float(active),
-        "aggregate posterior: largest |mean|": float(middle.abs().max()),
+        "aggregate posterior: mean farthest from 0": float(middle.abs().max()),
         "aggregate posterior: smallest spread": float(spread_.sqrt().min()),
         "aggregate posterior: largest spread": float(spread_.sqrt().max()),
         "aggregate posterior: KL from the prior, nats per unit": float(apart.mean()),
@@ -215,7 +215,8 @@ def dimension(model: Model, normals: Sequence[Tensor]) -> Finding | None:
     """Intrinsic dimension of the patches that one code stands for and of the codes, and how wide these should be."""
     scale = scale_of(model)
     codes = [found[0] for x in normals if (found := codes_of(model, x)) is not None]
-    side = model.stride // scale if not codes else round((normals[0][0, 0].numel() / len(codes[0])) ** 0.5 / scale)
+    apart = round((normals[0][0, 0].numel() / len(codes[0])) ** 0.5 / scale) if codes else model.stride // scale
+    side = int(getattr(model, "side", apart))
     rng = np.random.default_rng(0)
     patches = []
     for x in (shrink(x, scale) for x in normals):

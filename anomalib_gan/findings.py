@@ -57,7 +57,7 @@ def markdown(name: str, findings: Sequence[Finding]) -> str:
     lines = [f"# Diagnosis of {name}", ""]
     for one in findings:
         lines += [f"## {one.title}", "", "| figure | value |", "|---|---|"]
-        lines += [f"| {key.replace('|', chr(92) + '|')} | {value:.4g} |" for key, value in one.figures.items()]
+        lines += [f"| {key} | {value:.4g} |" for key, value in one.figures.items()]
         lines += ["", *(f"- {text}." for text in one.says), *([""] if one.says else [])]
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,32 @@ def generator(code: int, widths: Sequence[int], channels: int) -> nn.Sequential:
         nn.PixelShuffle(4),
         nn.Tanh(),
     )
+
+
+def perceptrons(sizes: Sequence[int], side: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """E and G with fully connected layers between so many neurons, for every patch of `side` x `side` pixels of the
+    grid by itself; each layer of E has its counterpart in G.
+
+    A patch laid out as channels turns them into 1 x 1 convolutions: the grid starts at the image's origin, and any size
+    goes.
+    """
+    first, *_, last = pairwise(sizes)
+    down = [dense(a, b) for a, b in pairwise(sizes[:-1])]
+    up = [dense(b, a) for a, b in pairwise(sizes[1:])]
+    return (
+        nn.Sequential(nn.Sequential(nn.PixelUnshuffle(side), down[0]), *down[1:], nn.Conv2d(*last, 1)),
+        nn.Sequential(*reversed(up), nn.Sequential(nn.Conv2d(first[1], first[0], 1), nn.PixelShuffle(side), nn.Tanh())),
+    )
+
+
+def perceptron(*sizes: int) -> list[nn.Module]:
+    """Fully connected layers between so many neurons, for every place by itself; the last is linear."""
+    *hidden, last = pairwise(sizes)
+    return [*(dense(a, b) for a, b in hidden), nn.Conv2d(*last, 1)]
+
+
+def dense(a: int, b: int) -> nn.Sequential:
+    return block(nn.Conv2d(a, b, 1, bias=False), b)
 
 
 def patch_encoder(channels: int, width: int, code: int) -> nn.Sequential:

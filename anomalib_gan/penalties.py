@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -58,3 +61,67 @@ def edge_gap(fake: Tensor, real: Tensor) -> Tensor:
     down = fake.diff(dim=-2).abs() - real.diff(dim=-2).abs()
     across = fake.diff(dim=-1).abs() - real.diff(dim=-1).abs()
     return down.abs().mean() + across.abs().mean()
+
+
+def loudness(z: Tensor) -> Tensor:
+    """Root mean square of each unit of codes (N, units, h, w), over batch and places: (1, units, 1, 1), above 0."""
+    return z.square().mean((0, 2, 3), keepdim=True).clamp_min(1e-12).sqrt()
+
+
+def sparsity(z: Tensor) -> Tensor:
+    """||z||_1 of codes (N, units, h, w), a mean over units and places, each unit divided by its `loudness`.
+
+    In (0, 1], whatever the scale of z: 1 where a unit is always as loud, sqrt(p) where it is silent but for a share p.
+    """
+    return (z.float().abs() / loudness(z.float())).mean()
+
+
+def total_correlation(
+    z: Tensor,
+    mean: Tensor,
+    log_variance: Tensor,
+    size: int | None = None,
+    method: Literal["weighted", "stratified"] = "weighted",
+) -> Tensor:
+    """KL[q(z) || prod_j q(z_j)] of the aggregate posterior, in nats, estimated from one minibatch.
+
+    z (M, d) was drawn from the M posteriors N(mean, exp(log_variance)), each (M, d), of a data set of `size` images.
+    Isolating Sources of Disentanglement in Variational Autoencoders (Chen et al., 2018): "weighted" is its equation 4,
+    biased but simple; "stratified" that of its appendix C.2, whose q(z) is unbiased. Without `size` q(z) is the plain
+    mixture of the M posteriors; this and `size` shift the value of "weighted" and leave its gradient alone.
+    """
+    m = len(z)
+    if m < 2 or (size is None and method == "stratified") or (size is not None and size < m):
+        raise ValueError(
+            f"{method} total correlation of {m} codes among {size}: give at least 2, and how many there are"
+        )
+    gap = z[:, None] - mean[None]  # (M, M, d): z_i under the posterior of image j
+    each = -(gap.square() * (-log_variance).exp() + log_variance + math.log(2 * math.pi)) / 2
+    weights = torch.full((m, m), 1 / ((size or 1) * m)).to(z)
+    if method == "stratified" and size:  # its own image, one for all that are not in the minibatch, and the rest
+        weights = torch.full((m, m), 1 / (m - 1)).to(z)
+        weights.fill_diagonal_(1 / size)
+        rows = torch.arange(m)
+        weights[rows, rows - 1] = (size - m + 1) / (size * (m - 1))
+    joint = (each.sum(2) + weights.log()).logsumexp(1)  # log q(z), (M,)
+    apart = (each + weights.log()[..., None]).logsumexp(1).sum(1)  # log prod_j q(z_j)
+    return (joint - apart).mean()
+
+
+def linear_total_correlation(z: Tensor) -> Tensor:
+    """KL[q(z) || prod_j q(z_j)] in nats of the Gaussian with the covariance of codes (M, d): their linear dependence.
+
+    For codes without a posterior, whose density no minibatch tells. What a minibatch finds too much does for Gaussian
+    codes not depend on their covariance (Wishart's determinant) and is taken off, so the estimate has no bias at any M.
+    ValueError where M is not above d: such a covariance has no determinant.
+    """
+    m, d = z.shape
+    if m <= d:
+        raise ValueError(
+            f"{m} codes of {d} numbers have no total correlation: give at least {d + 1}, by a larger batch"
+        )
+    covariance = torch.cov(z.double().T).reshape(d, d)
+    covariance = covariance + 1e-6 * covariance.diagonal().mean() * torch.eye(d).to(covariance)  # units may be silent
+    freedom = torch.arange(m - d, m, device=z.device).double()  # of the chi squares that the determinant is made of
+    excess = (d * torch.digamma(freedom[-1] / 2) - torch.digamma(freedom / 2).sum()) / 2
+    return ((covariance.diagonal().log().sum() - torch.logdet(covariance)) / 2 - excess).to(z)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from anomalib_gan import models
 from anomalib_gan.model import Spec
@@ -24,6 +24,11 @@ def complete(name: str, params: dict[str, Any], channels: int) -> Spec:
     known = keywords(name)
     if unknown := [key for key in params if key not in known]:
         raise ValueError(f"{name} has no parameter {unknown[0]!r}: choose from {', '.join(known)}")
+    hints = get_type_hints(models.MODELS[name].__init__)
+    for key, value in params.items():
+        if get_origin(hints.get(key)) is Literal and value not in get_args(hints[key]):
+            choices = ", ".join(map(str, get_args(hints[key])))
+            raise ValueError(f"{name} has no {key} {value!r}: choose one of {choices}")
     given = {"channels": channels, **params} if "channels" in known else params
     return Spec(name, {**{key: value for key, value in known.items() if value is not inspect.Parameter.empty}, **given})
 

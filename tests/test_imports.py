@@ -39,7 +39,12 @@ RULES = [  # (who, may not import, except)
     ((f"{A}.records",), ("torch", "torchvision", f"{A}.models", f"{A}.training"), ()),
     (("dashboard",), ("torch", "torchvision", "pipelines", A), (f"{A}.runtime", f"{A}.records", A)),
     ((f"{A}.models",), (f"{A}.training", f"{A}.data", f"{A}.export", "pipelines"), ()),
-    ((f"{A}.objectives", f"{A}.nets", f"{A}.residuals", f"{A}.corruption"), (f"{A}.models",), ()),
+    (
+        tuple(f"{A}.{name}" for name in ("objectives", "penalties", "likelihoods", "nets", "residuals", "corruption")),
+        (f"{A}.models",),
+        (),
+    ),
+    (tuple(f"{A}.{name}" for name in ("evidence", "patches", "sparse")), (f"{A}.models", f"{A}.training"), ()),
     ((f"{A}.training",), (f"{A}.models",), ()),
     ((A,), ("pipelines", "dashboard"), ()),
     (

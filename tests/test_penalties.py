@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from anomalib_gan.penalties import edge_gap, grey_gap, power, spectrum_gap, total_variation
+from anomalib_gan.penalties import (
+    edge_gap,
+    grey_gap,
+    power,
+    sparsity,
+    spectrum_gap,
+    total_correlation,
+    total_variation,
+)
 
 GAPS = (spectrum_gap, grey_gap)
 
@@ -81,3 +90,80 @@ def test_a_step_down_the_gradient_of_total_variation_or_edge_gap_lowers_it(penal
     (gradient,) = torch.autograd.grad(penalty(x), x)
     with torch.no_grad():
         assert penalty(x - 0.01 * gradient / gradient.norm()) < penalty(x)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_sparsity_is_that_of_the_distribution_whatever_its_scale(n):
+    torch.manual_seed(n)
+    z = torch.randn(n, 3, 100, 100)
+    assert float(sparsity(z)) == pytest.approx(math.sqrt(2 / math.pi), rel=0.02)
+    assert float(sparsity(z * torch.tensor([1e-3, 1.0, 1e3]).view(1, 3, 1, 1))) == pytest.approx(float(sparsity(z)))
+    assert float(sparsity(z.sign())) == pytest.approx(1)
+    lit = torch.zeros(n, 1, 10, 10)
+    lit[..., 0, 0] = 7.0
+    assert float(sparsity(lit)) == pytest.approx(0.1)  # one place of 100: the root of that share
+    assert float(sparsity(torch.zeros_like(z))) == 0
+
+
+def posteriors(m, correlation, spread, seed=0):
+    """Codes of two units, their means and log variances, whose aggregate posterior is a Gaussian: the exact total
+    correlation is -1/2 log(1 - rho^2).
+    """
+    torch.manual_seed(seed)
+    mean = torch.randn(m, 2).double() @ torch.tensor([[1.0, correlation], [0, math.sqrt(1 - correlation**2)]]).double()
+    z = mean + spread * torch.randn(m, 2)
+    rho = correlation / (1 + spread**2)
+    return z, mean, torch.full_like(mean, 2 * math.log(spread)), -math.log(1 - rho**2) / 2
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.6, 0.9])
+def test_total_correlation_of_gaussian_codes_is_the_closed_form(correlation):
+    z, mean, log_variance, exact = posteriors(1500, correlation, 0.4)
+    assert float(total_correlation(z, mean, log_variance)) == pytest.approx(exact, abs=0.06)
+
+
+def test_total_correlation_of_minibatches_is_near_that_of_all_and_its_size_moves_no_gradient():
+    z, mean, log_variance, _ = posteriors(1024, 0.8, 0.5)
+    whole = float(total_correlation(z, mean, log_variance))
+    parts = [
+        float(total_correlation(*each, size=1024, method="stratified"))
+        for each in zip(*(one.split(128) for one in (z, mean, log_variance)), strict=True)
+    ]
+    assert sum(parts) / len(parts) == pytest.approx(whole, abs=0.15)
+    small = [one[:64].clone().requires_grad_() for one in (z, mean, log_variance)]
+    plain, weighted = total_correlation(*small), total_correlation(*small, size=1024)
+    assert float((weighted - plain).detach()) == pytest.approx(math.log(1024))  # (d - 1) log size
+    for one, other in zip(torch.autograd.grad(plain, small), torch.autograd.grad(weighted, small), strict=True):
+        assert torch.allclose(one, other) and one.any()
+
+
+def test_a_stratified_minibatch_of_all_is_right_on_average_over_its_order():
+    z, mean, log_variance, _ = posteriors(5, 0.7, 0.8)
+    exact = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    wanted = exact.log_prob(z[:, None]).sum(2).exp().mean(1)  # q(z_i), the mixture of all five
+    densities = []
+    for order in itertools.permutations(range(5)):  # the term that stands for the rest falls to each in turn
+        at = torch.tensor(order)
+        joint = stratified_density(z[at], mean[at], log_variance[at])
+        densities.append(joint[at.argsort()])
+    assert torch.allclose(torch.stack(densities).mean(0), wanted)
+
+
+def stratified_density(z, mean, log_variance):
+    """q(z_i) as the stratified estimate has it, written out, once the whole estimate agrees with it."""
+    m = len(z)
+    weights = torch.full((m, m), 1 / (m - 1)).double().fill_diagonal_(1 / m)
+    weights[torch.arange(m), torch.arange(m) - 1] = 1 / (m * (m - 1))
+    each = torch.distributions.Normal(mean, (log_variance / 2).exp()).log_prob(z[:, None]).sum(2).exp()
+    apart = torch.distributions.Normal(mean, (log_variance / 2).exp()).log_prob(z[:, None]).exp()
+    whole = (each * weights).sum(1).log() - (apart * weights[..., None]).sum(1).log().sum(1)
+    assert float(total_correlation(z, mean, log_variance, size=m, method="stratified")) == pytest.approx(
+        float(whole.mean())
+    )
+    return (each * weights).sum(1)
+
+
+@pytest.mark.parametrize("given", [{}, {"size": 1}, {"method": "stratified"}])
+def test_a_total_correlation_that_is_not_defined_says_what_is_missing(given):
+    with pytest.raises(ValueError, match=r"give at least 2, and how many there are$"):
+        total_correlation(*(torch.zeros(2 if given else 1, 3),) * 3, **given)

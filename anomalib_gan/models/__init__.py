@@ -6,17 +6,29 @@ from typing import Any
 
 from anomalib_gan.model import Model
 from anomalib_gan.models.ae import AE
+from anomalib_gan.models.beta_tc_vae import BetaTCVAE
 from anomalib_gan.models.bigan import BiGAN
+from anomalib_gan.models.denoising_ae import DenoisingAE
 from anomalib_gan.models.fcbigan import FCBiGAN, SourceFCBiGAN
 from anomalib_gan.models.ganomaly import GANomaly
+from anomalib_gan.models.gaussian import Gaussian
+from anomalib_gan.models.pca import PCA
+from anomalib_gan.models.sparse_ae import SparseAE
 from anomalib_gan.models.sparse_coding import SparseCoding
+from anomalib_gan.models.vae import VAE
 from anomalib_gan.models.vae_gan import VAEGAN
 
 MODELS: dict[str, type[Model]] = {
     "fcbigan": FCBiGAN,
     "fcbigan_source": SourceFCBiGAN,
-    "ae": AE,
+    "gaussian": Gaussian,
+    "pca": PCA,
     "sparse_coding": SparseCoding,
+    "ae": AE,
+    "sparse_ae": SparseAE,
+    "denoising_ae": DenoisingAE,
+    "vae": VAE,
+    "beta_tc_vae": BetaTCVAE,
     "vae_gan": VAEGAN,
     "bigan": BiGAN,
     "ganomaly": GANomaly,

@@ -18,14 +18,16 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 
+from anomalib_gan.likelihoods import kl_diagonal
 from anomalib_gan.model import About, Model, Move, Player, refresh
 from anomalib_gan.nets import FeatureCritic, encoder, enlarge, generator, judged, shrink
 from anomalib_gan.objectives import OBJECTIVES
 from anomalib_gan.residuals import euclidean, smooth
 
 REACH = 38  # working pixels from s to what it can change in G(E(s))
+LOG_VARIANCE = (-12.0, 6.0)  # of a code, lest its exponential overflow
 
 
 class VAEGAN(Model):
@@ -85,13 +87,13 @@ class VAEGAN(Model):
         with judged(G):
             fakes, q = self.made(s)
         _, features = D(torch.cat((s, fakes)))
-        kl = kl_divergence(q, Normal(0.0, 1.0)).sum(1).mean()
+        kl = kl_diagonal(q.mean, q.variance).sum(1).mean()
         yield "encoder", {"kl": kl, "like": self.unlike(features, len(s))}
 
     def posterior(self, s: Tensor) -> Normal:
         """q(z|s) of images at the working scale: a field of Gaussians, (N, code, h, w)."""
-        mu, log_variance = self.E(s).chunk(2, 1)
-        return Normal(mu, (log_variance / 2).exp())
+        mu, log_variance = self.E(s).float().chunk(2, 1)
+        return Normal(mu, (log_variance.clamp(*LOG_VARIANCE) / 2).exp(), validate_args=False)
 
     def made(self, s: Tensor) -> tuple[Tensor, Normal]:
         """s^ and s_p, (2 N, C, h, w): in one batch, so that G's statistics are those of both; and q(z|s)."""
