@@ -67,10 +67,10 @@ def exact(model, x):
 @torch.no_grad()
 def test_a_linear_vae_reaches_the_bound_of_probabilistic_pca_and_its_codes_are_the_prior(linear):
     model, x, best = linear
-    found = float(elbo(model, x, torch.randn(64, 4, 1, 1, generator=torch.Generator().manual_seed(0))).mean())
+    found = float(elbo(model, x, torch.randn(400, 4, 1, 1, generator=torch.Generator().manual_seed(0))).mean())
     one_less, _ = probabilistic_pca(x, 3)
     assert one_less < 1.02 * best  # in negative nats: a unit less would be seen
-    assert 1.01 * best <= found <= float(exact(model, x).mean()) + 0.02 <= best + 0.04
+    assert 1.01 * best <= found <= float(exact(model, x).mean()) + 0.1 <= best + 0.1
     figures = code_figures(model, x)
     assert figures["active"] == 4 and figures["aggregate"] < 0.1
 

@@ -131,7 +131,7 @@ def test_a_move_changes_exactly_its_player_and_every_parameter_has_a_gradient_wi
 
 
 def losses_and_gradients(name):
-    """What the players of a model descend in one round on a fixed batch; of a closed form quantiles of its map."""
+    """What a model's players descend in one round on a fixed batch; of a closed-form model quantiles of its map."""
     model = small(name)
     if not model.players():
         found = settled(name).anomaly_map(stripes(128, 160, model.channels))

@@ -66,5 +66,7 @@ class BetaTCVAE(VAE):
 
     def penalties(self, q: Normal, z: Tensor, rise: float) -> dict[str, Tensor]:
         chosen = torch.randperm(z[:, 0].numel())[:CODES].to(z.device)
-        codes = [one.movedim(1, -1).flatten(0, 2)[chosen] for one in (z, q.mean, 2 * q.stddev.log())]  # (M, code) each
-        return {"tc": (self.correlation - 1) * rise * total_correlation(*codes) / self.pixels}
+        z, mean, log_variance = (
+            one.movedim(1, -1).flatten(0, 2)[chosen] for one in (z, q.mean, 2 * q.stddev.log())
+        )  # (M, code) each
+        return {"tc": (self.correlation - 1) * rise * total_correlation(z, mean, log_variance) / self.pixels}
