@@ -6,14 +6,26 @@ from typing import Any
 
 from anomalib_gan.model import Model
 from anomalib_gan.models.ae import AE
+from anomalib_gan.models.dcgan import DCGAN
+from anomalib_gan.models.ebgan import EBGAN
 from anomalib_gan.models.fcbigan import FCBiGAN, SourceFCBiGAN
+from anomalib_gan.models.gan import GAN
+from anomalib_gan.models.geo_gan import GeoGAN
+from anomalib_gan.models.info_gan import InfoGAN
+from anomalib_gan.models.lsgan import LSGAN
+from anomalib_gan.models.pro_gan import ProGAN
+from anomalib_gan.models.sn_gan import SNGAN
 from anomalib_gan.models.sparse_coding import SparseCoding
+from anomalib_gan.models.wgan import WGAN
+from anomalib_gan.models.wgan_gp import WGANGP
 
 MODELS: dict[str, type[Model]] = {
     "fcbigan": FCBiGAN,
     "fcbigan_source": SourceFCBiGAN,
     "ae": AE,
     "sparse_coding": SparseCoding,
+    **{"gan": GAN, "dcgan": DCGAN, "lsgan": LSGAN, "wgan": WGAN, "wgan_gp": WGANGP, "sn_gan": SNGAN, "ebgan": EBGAN},
+    **{"info_gan": InfoGAN, "geo_gan": GeoGAN, "pro_gan": ProGAN},
 }
 
 
