@@ -1,7 +1,8 @@
 """What critic and generator want of each other's answers, on raw critic outputs and independent of any network.
 
 minimax, non-saturating: Goodfellow et al., 2014. least-squares: Mao et al., 2017. wasserstein: Arjovsky et al., 2017.
-hinge: Lim and Ye, 2017. Each objective is a pair of functions; both are descended.
+hinge: Lim and Ye, 2017. energy: Zhao et al., 2017, where the answer is minus the energy, in units of the margin, so
+that here too the larger answer is the more real one. Each objective is a pair of functions; both are descended.
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "hinge": Objective(
         critic=lambda real, fake: relu(1 - real).mean() + relu(1 + fake).mean(),
+        generator=lambda fake: -fake.mean(),
+        flipped=lambda real: real.mean(),
+    ),
+    "energy": Objective(
+        critic=lambda real, fake: relu(1 + fake).mean() - real.mean(),
         generator=lambda fake: -fake.mean(),
         flipped=lambda real: real.mean(),
     ),

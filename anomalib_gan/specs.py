@@ -12,11 +12,21 @@ from anomalib_gan.model import Spec
 
 
 def keywords(name: str) -> dict[str, Any]:
-    """The keywords of a model's constructor with their defaults; a ValueError lists the models that exist."""
+    """The keywords of a model's constructor with their defaults; a ValueError lists the models that exist.
+
+    Where a constructor hands the rest on to its parent's (**common), the parent's are among them.
+    """
     if name not in models.MODELS:
         raise ValueError(f"no model is called {name!r}: choose one of {', '.join(sorted(models.MODELS))}")
-    signature = inspect.signature(models.MODELS[name])
-    return {key: one.default for key, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
+    found: dict[str, Any] = {}
+    for one in models.MODELS[name].__mro__:
+        if "__init__" in vars(one):
+            parameters = list(inspect.signature(vars(one)["__init__"]).parameters.values())[1:]  # without self
+            named = {each.name: each.default for each in parameters if each.kind is not each.VAR_KEYWORD}
+            found = {**named, **found}
+            if len(named) == len(parameters):
+                break
+    return found
 
 
 def complete(name: str, params: dict[str, Any], channels: int) -> Spec:
