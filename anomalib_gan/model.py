@@ -68,7 +68,7 @@ class Model(nn.Module):
     `objective`, that of its game.
     """
 
-    about: ClassVar[About | None] = None
+    about: ClassVar[About]
     channels: int
     stride: int
     halo: int

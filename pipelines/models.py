@@ -13,11 +13,11 @@ def zoo() -> list[dict[str, str]]:
         found.append(
             {
                 "model": name,
-                "density": about.density if about else "",
+                "density": about.density,
                 "players": ", ".join(model.players()) or "closed form",
                 "exportable": "yes" if model.exportable is True else "no",
-                "what it is": about.line if about else "",
-                "paper": about.paper if about else "",
+                "what it is": about.line,
+                "paper": about.paper,
             }
         )
     return found

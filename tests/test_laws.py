@@ -51,8 +51,8 @@ SMALL = {
     "beta_tc_vae": VAE,
     "vae_gan": AE,
     "bigan": PATCHES,
-    "bigan critic": {**PATCHES, "score": "critic", "prior": "uniform"},
-    "bigan prior": {**PATCHES, "score": "prior", "objective": "minimax"},
+    "bigan critic": {**PATCHES, "score": "critic", "prior": "uniform", "regulariser": "mutual_information"},
+    "bigan prior": {**PATCHES, "score": "prior", "objective": "minimax", "regulariser": "total_correlation"},
     "ganomaly": AE,
     **dict.fromkeys(
         ("gan", "dcgan", "lsgan", "wgan", "wgan_gp", "sn_gan", "ebgan", "info_gan", "geo_gan", "pro_gan"), GAN
@@ -321,6 +321,71 @@ def test_encoder_and_generator_receive_the_critics_gradient():
             s = shrink(batch(0)[:1], model.eval().shrink)
             z = torch.randn(1, model.code, s.shape[-2] // 8, s.shape[-1] // 8)
             assert not torch.allclose(model.D(s, z), model.D(s, z + 1))  # D sees the code, not only the image
+
+
+def reached(model, terms):
+    """The names of the networks of which a sum of terms gives any parameter a gradient."""
+    named = list(model.named_parameters())
+    found = torch.autograd.grad(sum(terms), [p for _, p in named], retain_graph=True, allow_unused=True)
+    return {key.partition(".")[0] for (key, _), one in zip(named, found, strict=True) if one is not None and one.any()}
+
+
+def test_of_the_three_players_of_vae_gan_each_hears_of_its_own_loss_only():
+    model = small("vae_gan").train()
+    batch, players = batches_of(model), model.players()
+    heard = {}
+    for who, terms in model.play((batch(n) for n in range(9)), 0.0):
+        heard[who] = {name: reached(model, [term]) for name, term in terms.items()}
+        if who == "generator":  # gamma L_like + L_GAN, and nothing of the critic's own loss
+            own = players[who].parameters()
+            adv, like = (torch.autograd.grad(terms[name], own, retain_graph=True) for name in ("adv", "like"))
+            both = torch.autograd.grad(sum(terms.values()), own)
+            assert all(torch.allclose(a + b, c, atol=1e-6) for a, b, c in zip(adv, like, both, strict=True))
+    assert heard["critic"] == {"adv": {"D"}}  # its fakes are fixed
+    assert "G" in heard["generator"]["adv"] and "G" in heard["generator"]["like"]
+    assert heard["encoder"]["kl"] == {"E"} and "adv" not in heard["encoder"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("score", ["prior", "critic", "residual"])
+def test_the_three_maps_of_bigan_are_those_of_its_source_where_a_patch_lies(score):
+    model = build("bigan", **{**SMALL["bigan"], "score": score, "shrink": 1, "smoothing": 0.0, "alpha": 0.3}).eval()
+    s = stripes(32, 32)
+    z = model.E(s)
+    answer, features = model.D(s, z)
+    again = model.G(z)
+    unlike = (model.D(again, z)[1] - features).square().mean().sqrt()
+    expected = {
+        "prior": -torch.distributions.Normal(0, 1).log_prob(z).sum().expand(1, 1, 32, 32),
+        "critic": (1 - answer.sigmoid()).expand(1, 1, 32, 32),
+        "residual": 0.7 * (again - s).abs() + 0.3 * unlike,
+    }
+    assert z.shape == (1, 6, 1, 1)
+    assert torch.allclose(model.anomaly_map(s), expected[score], atol=1e-3)
+
+
+def test_bigan_refuses_the_likelihood_under_a_uniform_prior():
+    with pytest.raises(ValueError, match="under a uniform prior all codes are as likely"):
+        build("bigan", prior="uniform", score="prior")
+
+
+@torch.no_grad()
+def test_ganomaly_scores_by_the_code_alone_as_its_source_does_with_alpha_1():
+    model = settled("ganomaly")
+    x = stripes(96, 128, phase=1.0)
+    parts = model.parts(x)
+    z, code = parts["code"], parts["code residual"]
+    model.alpha = 1.0
+    assert torch.equal(model.anomaly_map(x), code)
+    gap = (z - model.F(model.G(z))).abs().mean() / model.scale[1]
+    assert float(code.mean()) == pytest.approx(float(gap), rel=0.05)
+    assert float(parts["residual"].mean()) == pytest.approx(1, rel=0.5)  # in units of its mean on normal images
+
+
+def test_every_model_tells_of_itself_in_words_of_its_own():
+    assert all("about" in vars(kind) for kind in MODELS.values())
+    lines = [kind.about.line for kind in MODELS.values()]
+    assert len(set(lines)) == len(lines)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from anomalib_gan.penalties import (
     geometric,
     gradient_penalty,
     grey_gap,
+    linear_total_correlation,
     mutual_information,
     power,
     pull_away,
@@ -323,3 +324,27 @@ def test_the_geometric_penalty_is_zero_for_what_keeps_distances_and_the_variance
     free = torch.eye(2, requires_grad=True)
     (gradient,) = torch.autograd.grad(geometric(lambda z: z * stretch @ free, z), free)
     assert torch.isfinite(gradient).all() and gradient.any()
+
+
+@pytest.mark.parametrize("n", [6, 20, 200])
+def test_the_linear_total_correlation_has_no_bias_at_any_batch_size(n):
+    torch.manual_seed(n)
+    mix = torch.randn(5, 5) + 2 * torch.eye(5)
+    covariance = mix.T @ mix
+    truth = float((covariance.diagonal().log().sum() - torch.logdet(covariance)) / 2)
+    found = torch.stack([linear_total_correlation(torch.randn(n, 5) @ mix) for _ in range(3000)])
+    error = float(found.std() / len(found) ** 0.5)
+    assert float(found.mean()) == pytest.approx(truth, abs=4 * error) and error < 0.1
+
+
+def test_the_linear_total_correlation_knows_no_scale_falls_along_its_gradient_and_needs_enough_codes():
+    torch.manual_seed(0)
+    z = (torch.randn(50, 3) @ torch.tensor([[1.0, 0.9, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 1.0]])).requires_grad_()
+    value = linear_total_correlation(z)
+    scaled = linear_total_correlation(z * torch.tensor([3.0, 0.2, 1.0]) + 7)
+    assert float(scaled) == pytest.approx(float(value), abs=1e-3)
+    (gradient,) = torch.autograd.grad(value, z)
+    assert linear_total_correlation(z - 0.1 * gradient / gradient.norm()) < value
+    assert torch.isfinite(linear_total_correlation(torch.zeros(9, 3)))
+    with pytest.raises(ValueError, match="give at least 4"):
+        linear_total_correlation(z[:3])

@@ -1,6 +1,6 @@
 """BiGAN on patches: a generator and its inverse against one critic of (image, code).
 
-    min_{G, E} max_D   E log D(s, E(s)) + E log(1 - D(G(z), z)) + lambda R(E),   z ~ p(z)
+    min_{G, E} max_D   E log D(s, E(s)) + E log(1 - D(G(z), z)) + lambda R,   z ~ p(z)
 
 for patches s of 32 x 32 working pixels, each with one code. Three maps, by `score`:
 
@@ -20,24 +20,27 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.distributions import Normal, Uniform
 from torch.nn.functional import pad
 
 from anomalib_gan.model import About, Model, Move, Player, refresh
 from anomalib_gan.nets import PatchFeatureCritic, enlarge, judged, patch_encoder, patch_generator, shrink
 from anomalib_gan.objectives import OBJECTIVES
+from anomalib_gan.penalties import linear_total_correlation, mutual_information
 from anomalib_gan.residuals import euclidean, smooth
 
 REACH = 68  # working pixels from s to what it can change in f_D(G(E(s)), E(s)), spread over the places of its answers
+PRIORS = {"normal": Normal(0.0, 1.0), "uniform": Uniform(-1.0, 1.0)}
 
 
 class BiGAN(Model):
     """E: patch -> code in R^`code`, G: code -> patch, D: (patch, code) -> answer; unpadded, so images go as well.
 
     `prior`: of the codes, "normal" N(0, I) or "uniform" on [-1, 1]. `objective`: "minimax" is the formula.
-    `regulariser` R with its `weight` lambda: "none", "total_correlation" of the codes (they shall be independent) or
-    "mutual_information" of z and G(z) (G shall not ignore z). `score`, `alpha`: see above; the norms are root mean
-    squares over channels and over features. `shrink`: the working scale is 1/shrink of the image. `smoothing` of the
-    map: sigma in working pixels. `width`: of the layers.
+    `regulariser` R with its `weight` lambda: "none", "total_correlation" of the codes, which shall be independent, or
+    "mutual_information" of z and G(z), by its bound, lest G ignore z. `score`, `alpha`: see above; the norms are root
+    mean squares over channels and over features. `shrink`: the working scale is 1/shrink of the image. `smoothing` of
+    the map: sigma in working pixels. `width`: of the layers.
     """
 
     about = About("a generator, its inverse, and a critic of both images and codes", "Donahue et al., 2017", "implicit")
@@ -45,7 +48,7 @@ class BiGAN(Model):
     def __init__(
         self,
         channels: int = 1,
-        code: int = 64,
+        code: int = 32,
         width: int = 32,
         patch: int = 64,
         batch: int = 64,
@@ -91,7 +94,12 @@ class BiGAN(Model):
         z = self.drawn(code)
         fake = G(z)
         real, generated = D(torch.cat((s, fake)), torch.cat((code, z)))[0].chunk(2)
-        yield "autoencoder", {"adv_E": objective.flipped(real), "adv_G": objective.generator(generated)}
+        terms = {"adv_E": objective.flipped(real), "adv_G": objective.generator(generated)}
+        if self.regulariser == "total_correlation":
+            terms["tc"] = self.weight * linear_total_correlation(code.movedim(1, -1).flatten(0, -2))
+        elif self.regulariser == "mutual_information":  # E reads z off G(z), as well as N(E(G(z)), I) can
+            terms["mi"] = -self.weight * mutual_information(Normal(E(fake), 1.0), PRIORS[self.prior], z)
+        yield "autoencoder", terms
 
     def drawn(self, like: Tensor) -> Tensor:
         """z ~ p(z), a field of the shape of these codes."""
