@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,19 +38,37 @@ class Spec:
     params: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class About:
+    """What the list of the zoo tells of a model: one line, its paper, and how it knows the density of normal images.
+
+    `density`: "explicit", it can be computed; "bound", a bound on it can; "implicit", it only draws samples; "none".
+    """
+
+    line: str
+    paper: str
+    density: Literal["explicit", "bound", "implicit", "none"]
+
+
 class Model(nn.Module):
     """A game between players; see `play`. All lengths are in pixels of the full-resolution image.
 
     Attributes: `channels` of the image; `stride`, which height and width must be multiples of; `halo`, the radius
     outside of which a pixel cannot influence the map; `smallest`, which height and width must reach where that is more
     than a stride; `patch`, the side of the square training crops; `batch`, crops per batch; `exportable`, True or the
-    reason why the model cannot leave as an ONNX graph.
+    reason why the model cannot leave as an ONNX graph; `about`, what the list of the zoo tells of it.
 
     Optional, for bundles: `parts(x)`, what the map is made of, as a dict of "reconstruction" (N, C, H, W) in [-1, 1],
     "code" (N, c, h, w) and, by its name, each component (N, 1, H, W) as it is mixed; `generate(z)`, an image (N, C, H,
     W) in [-1, 1] from codes (N, `code`, h, w). For the card: `found`, the settings that `settle` found, by name.
+
+    Optional, for `diagnose`: `sample(n, height, width)`, generated images; `reconstruct(x)`, both in [-1, 1];
+    `posterior(s)`, the distribution q(z|s) of an image at the working scale, 1 / `shrink`, over (N, `code`, h, w);
+    `answers(x)`, what a critic answers in the game, raw, on (N, C, H, W) and on as many generated images, and
+    `objective`, that of its game.
     """
 
+    about: ClassVar[About]
     channels: int
     stride: int
     halo: int

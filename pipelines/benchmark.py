@@ -161,9 +161,10 @@ def generation(
     normals = [pixels.mean(-1) for pixels in held_pixels(run, terminal.note)]
     torch.manual_seed(0)
     drawn = []
-    for count, height, width, across in ((16, 64, 64, 4), (4, *size, 1)):
+    for batches, count, height, width, across in ((16, 16, 64, 64, 4), (1, 4, *size, 1)):
         with torch.inference_mode():
-            drawn.append(model.sample(count, height, width).mean(1).double().numpy())  # type: ignore[operator]
+            some = [model.sample(count, height, width) for _ in range(batches)]  # type: ignore[operator]
+            drawn.append(torch.cat(some).mean(1).double().numpy())
         picture = cv2.imencode(".png", sheet(drawn[-1], across))[1].tobytes()
         write_bytes(Path(out) / f"samples-{width}x{height}.png", picture)
     text = generation_table(drawn, normals)
@@ -396,9 +397,10 @@ def generation_command(
     out: Out = OUT,
     readme: Readme = None,
 ) -> None:
-    """Compare what a run generates with its material: power spectrum and grey levels.
+    """Compare what a run generates with its material: power spectrum, grey levels, Frechet distance, precision, recall.
 
-    The measure is the normal pixels that training held back, at least two images. A generator that draws the material
+    The last three are of crops in the answers of a fixed bank of filters, not of a network trained on photographs. The
+    measure is the normal pixels that training held back, at least two images. A generator that draws the material
     is as near to them as they are to each other, and nearer than they are with their phases shuffled. Writes
     OUT/generation.md and the samples as PNG.
     """

@@ -14,6 +14,7 @@ import torch
 from test_training import texture, write
 
 from anomalib_gan import checkpoint
+from anomalib_gan.models import MODELS
 from pipelines.calibrate import calibrate
 from pipelines.cli import main
 from pipelines.train import train
@@ -199,6 +200,15 @@ def test_another_fault_of_the_network_is_not_taken_for_too_little_memory(place: 
     inspector = open_inspector(place / "run", device="cpu")
     with pytest.raises(RuntimeError, match="channels"):
         inspector.backend(np.zeros((1, 2, 64, 64), np.float32), 255.0)
+
+
+def test_the_zoo_is_listed_with_one_line_for_each_model(cli: Cli) -> None:
+    code, out, _ = cli("models")
+    head, *lines = out.splitlines()
+    assert code == 0 and head.split()[:2] == ["model", "density"]
+    assert [line.split()[0] for line in lines] == list(MODELS)
+    (dictionary,) = (line for line in lines if line.startswith("sparse_coding "))
+    assert all(word in dictionary for word in ("explicit", "closed form", "no", "Carrera"))
 
 
 def test_the_command_lists_its_commands_and_its_version(cli: Cli) -> None:
