@@ -12,7 +12,7 @@ code is a function of its pixels, and a tiled image equals the whole one as long
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,21 @@ class Inversion:
     z: Tensor
     image: Tensor
     terms: dict[str, Tensor]
+
+    def left(self, weights: Mapping[str, float]) -> Tensor:
+        """The sum of the terms by their weights, at every pixel, (M, 1, P, P)."""
+        return torch.stack([weight * self.terms[name] for name, weight in weights.items()]).sum(0)
+
+
+def least(tried: Sequence[Inversion], weights: Mapping[str, float]) -> Inversion:
+    """Of several inversions of the same patches, for each patch the one that leaves the least."""
+    best = torch.stack([one.left(weights).mean((1, 2, 3)) for one in tried]).argmin(0)  # (M,)
+
+    def chosen(fields: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(fields))[best, torch.arange(len(best), device=best.device)]
+
+    z, image = chosen([one.z for one in tried]), chosen([one.image for one in tried])
+    return Inversion(z, image, {name: chosen([one.terms[name] for one in tried]) for name in tried[0].terms})
 
 
 def invert(
@@ -97,7 +112,7 @@ def _search(
     z = start.detach().clone().requires_grad_()
     optimiser = torch.optim.Adam([z], RATE)
     for step in range(steps):
-        loss = torch.stack([weights[name] * term.sum() for name, term in at(z).terms.items()]).sum()
+        loss = at(z).left(weights).sum()
         optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
         (z.grad,) = torch.autograd.grad(loss, z)
         optimiser.step()

@@ -246,6 +246,37 @@ class Critic(nn.Module):
         return self.head(self.features(x))
 
 
+def beside(field: Tensor, y: Tensor) -> Tensor:
+    """(N, c, h, w) with classes y, one-hot (N or 1, K, 1, 1), as further channels: (N, c + K, h, w)."""
+    return torch.cat((field, y.expand(len(field), -1, *field.shape[-2:])), 1)
+
+
+class Leading(nn.Module):
+    """The first `channels` of (N, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, : self.channels]
+
+
+class ProjectionCritic(Critic):
+    """D(x, y) = head(f(x)) + <V y, f(x)> at every place, for (N, channels + K, H, W): x and `beside` it one-hot y.
+
+    cGANs with Projection Discriminator (Miyato and Koyama, 2018).
+    """
+
+    def __init__(self, features: nn.Module, head: nn.Module, channels: int, width: int, classes: int) -> None:
+        super().__init__(nn.Sequential(Leading(channels), features), head)
+        self.channels, self.V = channels, nn.Conv2d(classes, width, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.features(x)
+        return self.head(f) + (self.V(x[:, self.channels :, :1, :1]) * f).sum(1, keepdim=True)
+
+
 class AutoencodingCritic(Critic):
     """D: minus the energy, in units of `margin`: how badly x (N, C, H, W) is rebuilt at each place of `cell` pixels."""
 
@@ -297,8 +328,8 @@ def transposed(code: int, width: int, channels: int) -> nn.Sequential:
     )
 
 
-def strided(channels: int, width: int, norm: bool = True) -> Critic:
-    """DCGAN's critic: (N, channels, 8h, 8w) -> (N, 1, h, w) by strided convolutions; `norm`: batch norm in between.
+def strided(channels: int, width: int, norm: bool = True, answers: int = 1) -> Critic:
+    """DCGAN's critic: (N, channels, 8h, 8w) -> (N, answers, h, w) by strided convolutions; `norm`: batch norm between.
 
     Here as in the other critics, the answers have no bias of their own: a common offset says nothing to some
     objectives.
@@ -310,7 +341,7 @@ def strided(channels: int, width: int, norm: bool = True) -> Critic:
 
     first = nn.Sequential(nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2))
     features = nn.Sequential(first, down(width, 2 * width), down(2 * width, 4 * width))
-    return Critic(features, nn.Conv2d(4 * width, 1, 3, padding=1, bias=False))
+    return Critic(features, nn.Conv2d(4 * width, answers, 3, padding=1, bias=False))
 
 
 class PixelNorm(nn.Module):

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from anomalib_gan import __version__, checkpoint, data, models, monitor, plots
 from anomalib_gan.export import usable
-from anomalib_gan.model import Model, Spec
+from anomalib_gan.model import Labelled, Model, Spec
 from anomalib_gan.runtime.calibrating import SPLIT
 from anomalib_gan.runtime.card import CARD
 from anomalib_gan.runtime.files import read_json, write_bytes, write_json
@@ -159,12 +160,24 @@ class Job:
         known = models.MODELS.get(settings.model)
         suggested = known.suggest(looked, settings.flips) if known else {}
         spec = complete(settings.model, {**suggested, **settings.params}, channels)
+        groups: list[list[data.Normal]] = [images]
+        kinds: list[str] | None = None
+        if spec.params.get("classes"):  # it tells materials apart
+            kinds = data.classes_of(folder, [image.path for image in images])
+            classes = list(settings.params.get("classes") or sorted(set(kinds)))
+            groups = data.grouped(images, kinds, classes)
+            spec = replace(spec, params={**spec.params, "classes": classes})
         torch.manual_seed(derive_seed(settings.seed, "weights"))
         net = models.build(spec.name, **spec.params).to(place.device)
         if channels > net.channels:
             raise ValueError(f"{images[0].path} is a colour image, {spec.name} has {net.channels} channel: convert it")
-        held = data.hold_out(images, net.patch, settings.seed)
-        training, kept = data.regions(images, held)
+        held = [one for group in groups for one in data.hold_out(group, net.patch, settings.seed)]
+        training: list[Tensor] = []
+        kept: list[Tensor] = []
+        labels: list[int] = []
+        for number, group in enumerate(groups):
+            seen, unseen = data.regions(group, held)
+            training, kept, labels = training + seen, kept + unseen, labels + [number] * len(seen)
         if not held:
             warnings.append("the images are too small to hold pixels back: calibrate with --good and other good images")
         crops = data.Crops(
@@ -178,17 +191,22 @@ class Job:
             flips=settings.flips,
             jitter=settings.jitter,
             zoom=settings.zoom,
+            labels=labels if net.classes else None,
         )
         trainer = Trainer(net, crops, settings.steps, seed=settings.seed)
-        told = [
+        told: list[dict[str, Any]] = [
             {"path": str(i.path.absolute()), "sha256": i.sha256, "height": i.grey.shape[1], "width": i.grey.shape[2]}
             for i in images
         ]
+        if kinds:
+            told = [{**one, "class": kind} for one, kind in zip(told, kinds, strict=True)]
         card = {
             "name": run.name,
             "spec": asdict(spec),
             "data": {
-                **{"folder": str(folder.absolute()), "images": told, "fingerprint": data.fingerprint(images)},
+                **{"folder": str(folder.absolute()), "images": told},
+                **{"fingerprint": data.fingerprint(images, kinds)},
+                **({"classes": dict(Counter(kinds))} if kinds else {}),
                 **{"pixel_size": data.pixel_size(images), "channels": channels, "white": images[0].white},
             },
             "settings": {**asdict(settings), "batch": net.batch * place.world, "processes": place.world},
@@ -200,7 +218,7 @@ class Job:
             "started": started,
             "duration_s": None,
             "warnings": warnings,
-            "oddest": data.oddest(images),
+            "oddest": [odd for group in groups for odd in data.oddest(group)],
             "found": {key: value for key, value in suggested.items() if key not in settings.params},
         }
         # The checkpoint holds it too, and takes plain values only.
@@ -215,7 +233,7 @@ class Job:
             if state["card"]["data"]["fingerprint"] != self.card["data"]["fingerprint"]:
                 raise ValueError(
                     f"the images in {self.card['data']['folder']} are not those the run was started with: "
-                    "give back the same files, or start a new run"
+                    "give back the same files, in the same class folders, or start a new run"
                 )
             if state["card"]["settings"]["processes"] != self.place.world:
                 raise ValueError(
@@ -248,6 +266,8 @@ class Job:
             f"{len(self.images)} normal images; {megapixels:.3g} Mpx to train on, held back for calibration: {kept}"
         )
         count = sum(parameter.numel() for parameter in net.parameters())
+        if net.classes:
+            self.say("classes: " + ", ".join(f"{name} ({n})" for name, n in self.card["data"]["classes"].items()))
         self.say(f"{self.spec.name}: {count:,} parameters, {net.batch} patches of {net.patch}x{net.patch} px per batch")
         for warning in self.card["warnings"]:
             self.say(f"warning: {warning}")
@@ -388,7 +408,7 @@ class Job:
             return
         net = self.trainer.model
         training = views(self.crops.images, net, self.place.device)
-        model = self.trainer.finish(training)
+        model = self.trainer.finish(self._labelled(training))
         filled = [data.fill(region, max(net.stride, net.smallest)) for region in self.kept]
         unseen = views(filled, net, self.place.device)
         with torch.no_grad():
@@ -418,6 +438,13 @@ class Job:
         self.card.update(duration_s=round(self.trainer.seconds, 3), map_scale=[low, high], steps=self.trainer.step)
         write_json(self.run / CARD, self.card)
         self.say(f"finished after {timedelta(seconds=round(time.monotonic() - self.began))}: {self.run}")
+
+    def _labelled(self, looked: list[Tensor]) -> Sequence[Any]:
+        """`views` of the training images, for a model with classes together with these."""
+        if self.crops.labels is None:
+            return looked
+        labels = spread(list(self.crops.labels[:, None].to(self.place.device)), len(looked))
+        return [Labelled(x, y) for x, y in zip(looked, labels, strict=True)]
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:

@@ -43,9 +43,9 @@ def accuracy(
 ) -> Path:
     """Trains and evaluates every row with every seed on every data set (MVTec layout): out/accuracy.md and .csv.
 
-    `models` are rows of `anomalib_gan.accuracy.ROWS`; `minutes` (or `steps`) is each training's budget. What is
-    finished is not done again: called again after a kill, it goes on. The table holds all that `out` holds; with
-    `readme` it is also put between that file's markers. Returns the Markdown's path.
+    `models` are rows of `anomalib_gan.accuracy.ROWS`, every model of the zoo among them; `minutes` (or `steps`) is each
+    training's budget. What is finished is not done again: called again after a kill, it goes on. The table holds all
+    that `out` holds; with `readme` it is also put between that file's markers. Returns the Markdown's path.
     """
     from anomalib_gan.accuracy import ROWS, csv_of, markdown, measured, place_of
     from pipelines.calibrate import calibrate
@@ -189,7 +189,8 @@ def proxy(run: str | os.PathLike[str], *, threads: int | None = None) -> dict[st
         torch.set_num_threads(threads)
     model, _ = checkpoint.load_model(run)
     normals = [torch.from_numpy(pixels).float().permute(2, 0, 1)[None] for pixels in held_pixels(run, terminal.note)]
-    dense = figures.proxy(model.eval(), normals)
+    trials, side = figures.effort(model)
+    dense = figures.proxy(model.eval(), normals, trials=trials, side=side)
     print("Pooled pixel AUROC on held-back normal images with synthetic defects unlike those of the training:")
     for name, value in dense.items():
         print(f"{name:<12} {value:.4f}")
@@ -327,7 +328,11 @@ def height_and_width(text: str) -> tuple[int, int]:
 def accuracy_command(
     data: Annotated[list[Path], typer.Option(help="Data set in MVTec layout; may be repeated.")],
     models: Annotated[
-        str, typer.Option(help="Rows of the table, separated by commas; a name that is none lists them all.")
+        str,
+        typer.Option(
+            help="Rows of the table, separated by commas: models by their name, and variations of the detector; a name "
+            "that is none lists them all."
+        ),
     ] = ",".join(DEFAULT),
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
     minutes: Annotated[float | None, typer.Option(help="Minutes of each training; default: as `train`.")] = None,

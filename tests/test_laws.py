@@ -12,6 +12,7 @@ import torch
 from bundles import manifest
 
 from anomalib_gan.export import TorchBackend, model_graph
+from anomalib_gan.model import Labelled
 from anomalib_gan.models import MODELS, build
 from anomalib_gan.nets import shrink
 from anomalib_gan.runtime.bundle import check_graph
@@ -57,6 +58,13 @@ SMALL = {
     **dict.fromkeys(
         ("gan", "dcgan", "lsgan", "wgan", "wgan_gp", "sn_gan", "ebgan", "info_gan", "geo_gan", "pro_gan"), GAN
     ),
+    "cgan": GAN,
+    "cgan classes": {**GAN, "classes": ["one", "two", "three"], "r1": 1.0},
+    "cgan known": {**GAN, "classes": ["one", "two"], "known": "two"},
+    "ac_gan": GAN,
+    "ac_gan classes": {**GAN, "classes": ["one", "two"], "r1": 1.0},
+    "ac_gan k_plus_one": {**GAN, "classes": ["one", "two"], "critic": "k_plus_one"},
+    "sn_gan classes": {**GAN, "classes": ["one", "two"]},
     "gan minimax": {**GAN, "objective": "minimax", "critic_steps": 2, "score": "likelihood"},
     "dcgan energy": {**GAN, "objective": "energy", "r1": 1.0, "residual": "ssim"},
 }
@@ -82,7 +90,7 @@ def batches_of(model):
         torch.manual_seed(n)
         patches = torch.cat([stripes(model.patch, model.patch, model.channels, float(p)) for p in phases])
         torch.random.set_rng_state(state)
-        return patches
+        return Labelled(patches, torch.arange(model.batch) % len(model.classes)) if model.classes else patches
 
     return batch
 
@@ -104,7 +112,10 @@ def name(request):
 def settled(name, steps=3):
     model, trainer = trained(name, steps)
     torch.manual_seed(0)
-    return trainer.finish([stripes(128, 160, model.channels)])
+    normals = [stripes(128, 160, model.channels)]
+    return trainer.finish(
+        [Labelled(x, torch.zeros(1, dtype=torch.long)) for x in normals] if model.classes else normals
+    )
 
 
 def test_every_parameter_has_exactly_one_owner(name):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from anomalib_gan.model import Model
+from anomalib_gan.models.ac_gan import ACGAN
 from anomalib_gan.models.ae import AE
 from anomalib_gan.models.beta_tc_vae import BetaTCVAE
 from anomalib_gan.models.bigan import BiGAN
+from anomalib_gan.models.cgan import CGAN
 from anomalib_gan.models.dcgan import DCGAN
 from anomalib_gan.models.denoising_ae import DenoisingAE
 from anomalib_gan.models.ebgan import EBGAN
@@ -41,7 +43,7 @@ MODELS: dict[str, type[Model]] = {
     "vae": VAE,
     "beta_tc_vae": BetaTCVAE,
     **{"gan": GAN, "dcgan": DCGAN, "lsgan": LSGAN, "wgan": WGAN, "wgan_gp": WGANGP, "sn_gan": SNGAN, "ebgan": EBGAN},
-    **{"info_gan": InfoGAN, "geo_gan": GeoGAN, "pro_gan": ProGAN},
+    **{"cgan": CGAN, "ac_gan": ACGAN, "info_gan": InfoGAN, "geo_gan": GeoGAN, "pro_gan": ProGAN},
     "vae_gan": VAEGAN,
     "bigan": BiGAN,
     "ganomaly": GANomaly,

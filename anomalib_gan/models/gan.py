@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from anomalib_gan.grain import unshrink
-from anomalib_gan.inversion import cut, invert, laid
+from anomalib_gan.inversion import Inversion, cut, invert, laid
 from anomalib_gan.model import About, Model, Move, Player, refresh
 from anomalib_gan.nets import Critic, enlarge, judged, perceptron_critic, perceptron_generator, shrink
 from anomalib_gan.objectives import OBJECTIVES
@@ -112,6 +112,10 @@ class GAN(Model):
     def real(self, batches: Iterator[Tensor]) -> Tensor:
         return shrink(next(batches), self.shrink)
 
+    def seen(self, x: Tensor) -> Tensor:
+        """What the critic is shown of real images."""
+        return shrink(x, self.shrink)
+
     def play(self, batches: Iterator[Tensor], progress: float) -> Iterator[Move]:
         for _ in range(self.critic_steps):
             x = self.real(batches)  # (N, C, patch / shrink, patch / shrink)
@@ -131,14 +135,17 @@ class GAN(Model):
         s = shrink(x, self.shrink)
         side = self.patch // self.shrink
         with judged(self.G, self.D):
-            found = invert(self.G, lambda y: self.D.features(y) / self.unit, cut(s, side), self.bank, **self.inversion)
+            found = self.inverted(cut(s, side))
         z, again = (laid(one, len(s), s.shape[-2] // side) for one in (found.z, found.image))
         chosen = {"likelihood": 1.0} if self.score == "likelihood" else self.weights
-        total = torch.stack([weight * found.terms[name] for name, weight in chosen.items()]).sum(0)
-        surprise = smooth(laid(total, len(s), s.shape[-2] // side), self.smoothing)
+        surprise = smooth(laid(found.left(chosen), len(s), s.shape[-2] // side), self.smoothing)
         return {
             "reconstruction": enlarge(again, self.shrink), "code": z, "map": enlarge(surprise, self.shrink)
         }  # fmt: skip
+
+    def inverted(self, s: Tensor) -> Inversion:
+        """The patches (M, C, side, side) at working scale, inverted."""
+        return invert(self.G, lambda y: self.D.features(y) / self.unit, s, self.bank, **self.inversion)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         return self.parts(x)["reconstruction"]
@@ -151,7 +158,7 @@ class GAN(Model):
     def settle(self, normals: Sequence[Tensor]) -> None:
         refresh(self, normals)
         with judged(self.D):
-            sizes = [self.D.features(shrink(x, self.shrink)).abs().mean() for x in normals]
+            sizes = [self.D.features(self.seen(x)).abs().mean() for x in normals]
         self.unit.copy_(torch.stack(sizes).mean().clamp_min(1e-6))
 
     def generate(self, z: Tensor) -> Tensor:
