@@ -18,6 +18,7 @@ import torch
 from anomalib_gan.benchmarking import held_pixels, per_megapixel
 from anomalib_gan.export import TorchBackend
 from anomalib_gan.model import Model
+from anomalib_gan.models import MODELS
 from anomalib_gan.proxy import proxy
 from anomalib_gan.runtime.card import read_card
 from anomalib_gan.runtime.inspector import Inspector
@@ -33,8 +34,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "twice as wide": ("fcbigan", {"width": 64}),
     "one look": ("fcbigan", {"turned": False}),
     "source mode": ("fcbigan_source", {}),
-    "ae": ("ae", {}),
-    "sparse_coding": ("sparse_coding", {}),
+    **{name: (name, {}) for name in MODELS if not name.startswith("fcbigan")},
 }
 ALPHAS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 # Mixtures of (critic, residual, likelihood) that are evaluated beside the one that was found.
