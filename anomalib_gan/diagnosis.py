@@ -6,6 +6,7 @@ Each finding asks the model for optional methods, which `Model` documents, and i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn.functional import avg_pool2d
 
 from anomalib_gan.diagnosis_samples import copies, coverage, drawn_by, scale_of
 from anomalib_gan.dimension import SHARE, linear, two_nn
+from anomalib_gan.fidelity import spread
 from anomalib_gan.findings import Bars, Finding, Lines, Panel
 from anomalib_gan.model import Model
 from anomalib_gan.nets import shrink
@@ -24,7 +26,38 @@ ACTIVE = 0.01  # variance of a unit's mean code over images from which it counts
 FAR = 0.1  # nats by which a unit's aggregate posterior may differ from the prior
 NASH = 0.05  # distance of D from 1/2 within which it says nothing
 WINDOW = 16  # px, side of the windows in which local variance is taken
+LOOKED, LOOKED_SIDE = 8, 512  # images, and px of them, that a model looks at
 POINTS = 4000  # patches, and codes, whose dimension is estimated
+
+
+@dataclass(frozen=True)
+class View:
+    """A normal image x (1, C, H, W) as the model sees it: the mean and variance of its codes, (M, code) each, and its
+    reconstruction; None where it has none.
+    """
+
+    x: Tensor
+    code: tuple[Tensor, Tensor] | None
+    again: Tensor | None
+
+    @classmethod
+    def of(cls, model: Model, x: Tensor) -> View:
+        parts: dict[str, Tensor] = getattr(model, "parts", lambda x: {})(x)
+        again = parts.get("reconstruction")
+        if again is None and hasattr(model, "reconstruct"):
+            again = model.reconstruct(x)  # type: ignore[operator]
+        code = None
+        if hasattr(model, "posterior"):
+            q = model.posterior(shrink(x, scale_of(model)))  # type: ignore[operator]
+            code = (columns(q.mean), columns(q.variance))
+        elif "code" in parts:
+            code = (columns(parts["code"]), torch.zeros_like(columns(parts["code"])))
+        return cls(x, code, again)
+
+
+def columns(field: Tensor) -> Tensor:
+    """(N, units, h, w) -> (N h w, units)."""
+    return field.movedim(1, -1).flatten(0, -2).float().cpu()
 
 
 @torch.no_grad()
@@ -37,12 +70,20 @@ def diagnose(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         normals = [*unseen, *training]
-        found = [balance(history), units(model, normals), blur(model, normals), critic(model, unseen or training)]
+        views = [View.of(model, middle(normals[i], model)) for i in spread(len(normals), LOOKED)]
+        found = [balance(history), units(model, views), blur(views), critic(model, views)]
         if hasattr(model, "sample"):
             drawn = drawn_by(model)
             found += [coverage(drawn, training, unseen), copies(drawn, training, unseen, scale_of(model))]
-        found.append(dimension(model, normals))
+        found.append(dimension(model, views))
     return [one for one in found if one is not None]
+
+
+def middle(x: Tensor, model: Model) -> Tensor:
+    """The middle of an image, up to about LOOKED_SIDE high and wide; some models take half a minute for a whole one."""
+    side = max(LOOKED_SIDE, model.smallest, model.stride) // model.stride * model.stride
+    top, left = (max(0, size - side) // 2 for size in x.shape[-2:])
+    return x[..., top : top + side, left : left + side]
 
 
 def balance(history: Sequence[dict[str, Any]]) -> Finding | None:
@@ -61,23 +102,7 @@ def balance(history: Sequence[dict[str, Any]]) -> Finding | None:
     )
 
 
-def codes_of(model: Model, x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Mean and variance of the codes of an image, (M, code) each; None where it has none."""
-    if hasattr(model, "posterior"):
-        q = model.posterior(shrink(x, scale_of(model)))  # type: ignore[operator]
-        found = (q.mean, q.variance)
-    elif hasattr(model, "parts"):
-        code = model.parts(x).get("code")  # type: ignore[operator]
-        if code is None:
-            return None
-        found = (code, torch.zeros_like(code))
-    else:
-        return None
-    mean, variance = (one.movedim(1, -1).flatten(0, -2).float().cpu() for one in found)
-    return mean, variance
-
-
-def units(model: Model, normals: Sequence[Tensor]) -> Finding | None:
+def units(model: Model, views: Sequence[View]) -> Finding | None:
     """Which units of the code tell images apart, and whether codes lie where the prior is, for codes that have one.
 
     A unit is active where its mean code varies over images (Importance Weighted Autoencoders, Burda et al., 2016). The
@@ -86,20 +111,20 @@ def units(model: Model, normals: Sequence[Tensor]) -> Finding | None:
     """
     if not (hasattr(model, "posterior") or hasattr(model, "generate")) or getattr(model, "prior", "") == "uniform":
         return None
-    found = [codes for x in normals if (codes := codes_of(model, x)) is not None]
+    found = [view.code for view in views if view.code is not None]
     if not found:
         return None
     mean, variance = (torch.cat(part) for part in zip(*found, strict=True))
     activity = mean.var(0)
-    middle, spread_ = mean.mean(0), activity + variance.mean(0)
-    apart = (spread_ + middle.square() - 1 - spread_.clamp_min(1e-12).log()) / 2  # KL of N(middle, spread) from N(0, I)
+    middle, width = mean.mean(0), activity + variance.mean(0)
+    apart = (width + middle.square() - 1 - width.clamp_min(1e-12).log()) / 2  # KL of N(middle, spread) from N(0, I)
     active, count = int((activity > ACTIVE).sum()), len(activity)
     figures = {
         "units": float(count),
         "active units": float(active),
         "aggregate posterior: mean farthest from 0": float(middle.abs().max()),
-        "aggregate posterior: smallest spread": float(spread_.sqrt().min()),
-        "aggregate posterior: largest spread": float(spread_.sqrt().max()),
+        "aggregate posterior: smallest spread": float(width.sqrt().min()),
+        "aggregate posterior: largest spread": float(width.sqrt().max()),
         "aggregate posterior: KL from the prior, nats per unit": float(apart.mean()),
     }
     if variance.any():
@@ -134,14 +159,14 @@ def units(model: Model, normals: Sequence[Tensor]) -> Finding | None:
     return Finding("Units of the code", figures, says, panels)
 
 
-def blur(model: Model, normals: Sequence[Tensor]) -> Finding | None:
+def blur(views: Sequence[View]) -> Finding | None:
     """How much of the images' local variance is left in reconstructions, where there is little and where much of it.
 
     A code that cannot tell where each blade of grass stands gives the mean of all that could be there.
     """
-    if not hasattr(model, "reconstruct"):
+    pairs = [(local_variance(view.x), local_variance(view.again)) for view in views if view.again is not None]
+    if not pairs:
         return None
-    pairs = [(local_variance(x), local_variance(model.reconstruct(x))) for x in normals]  # type: ignore[operator]
     before, after = (np.concatenate(part) for part in zip(*pairs, strict=True))
     fifths = np.array_split(np.argsort(before), 5)
     kept = [float(after[part].sum() / max(before[part].sum(), 1e-12)) for part in fifths]
@@ -178,12 +203,12 @@ def local_variance(x: Tensor) -> NDArray[np.floating]:
     return found.clamp_min(0).mean(1).flatten().float().cpu().numpy()
 
 
-def critic(model: Model, normals: Sequence[Tensor]) -> Finding | None:
-    """What D says on normal images that it did not see, and on generated ones, against 1/2."""
+def critic(model: Model, views: Sequence[View]) -> Finding | None:
+    """What D says on normal images and on generated ones, against 1/2."""
     if not hasattr(model, "answers"):
         return None
     scaled: Callable[[Tensor], Tensor] | None = getattr(getattr(model, "objective", None), "probability", None)
-    both = [[one.flatten().float().cpu() for one in model.answers(x)] for x in normals]  # type: ignore[operator]
+    both = [[one.flatten().float().cpu() for one in model.answers(view.x)] for view in views]  # type: ignore[operator]
     real, fake = (torch.cat(part) for part in zip(*both, strict=True))
     name = "D" if scaled else "answer"
     if scaled:
@@ -211,17 +236,17 @@ def critic(model: Model, normals: Sequence[Tensor]) -> Finding | None:
     return Finding("Critic", figures, says, [Lines("Answers of the critic", centres, curves, name, marks)])
 
 
-def dimension(model: Model, normals: Sequence[Tensor]) -> Finding | None:
+def dimension(model: Model, views: Sequence[View]) -> Finding | None:
     """Intrinsic dimension of the patches that one code stands for and of the codes, and how wide these should be."""
     scale = scale_of(model)
-    codes = [found[0] for x in normals if (found := codes_of(model, x)) is not None]
-    apart = round((normals[0][0, 0].numel() / len(codes[0])) ** 0.5 / scale) if codes else model.stride // scale
+    codes = [view.code[0] for view in views if view.code is not None]
+    apart = round((views[0].x[0, 0].numel() / len(codes[0])) ** 0.5 / scale) if codes else model.stride // scale
     side = int(getattr(model, "side", apart))
     rng = np.random.default_rng(0)
     patches = []
-    for x in (shrink(x, scale) for x in normals):
+    for x in (shrink(view.x, scale) for view in views):
         if min(x.shape[-2:]) >= side:
-            tops, lefts = (rng.integers(0, size - side + 1, -(-POINTS // len(normals))) for size in x.shape[-2:])
+            tops, lefts = (rng.integers(0, size - side + 1, -(-POINTS // len(views))) for size in x.shape[-2:])
             whole = x[0].float().cpu().numpy()
             patches += [whole[:, i : i + side, j : j + side].ravel() for i, j in zip(tops, lefts, strict=True)]
     if len(np.unique(patches, axis=0)) < 20:

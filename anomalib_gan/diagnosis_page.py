@@ -66,6 +66,7 @@ def bars(axes: Axes, panel: Bars) -> None:
     step = -(-len(panel.names) // ALL)
     axes.set_xticks(places[::step], list(panel.names)[::step], fontsize=8)
     axes.set_xlabel(panel.label)
+    axes.margins(y=0.2)  # room for the legend
     axes.grid(alpha=0.3, axis="y")
     axes.legend(fontsize=8, frameon=False)
 

@@ -18,6 +18,7 @@ from anomalib_gan.nets import shrink
 DRAWN = 256  # crops that are generated
 COPIED = 32  # of them, and as many unseen ones, that are searched for in the training images
 PATCH = 32  # working px, side of what is searched for
+STRANGE = 0.5  # precision below which samples do not look like the material
 ACROSS = 10  # pictures in a row
 FEWEST = 20  # crops of training images from which clusters are made
 
@@ -63,6 +64,11 @@ def coverage(drawn: Sequence[Picture], training: Sequence[Tensor], unseen: Seque
         rows["unseen images"] = fidelity(features(others), real, len(fake))
     figures |= {f"{name}: {term}": value for name, one in rows.items() for term, value in one.items()}
     says = []
+    if rows["samples"].get("precision", 1.0) < STRANGE:
+        says.append(
+            f"{1 - rows['samples']['precision']:.0%} of the samples lie where no crop of the training does: look at "
+            "them before the frequencies, which say little of what does not look like the material"
+        )
     if missed := [i for i in range(count) if found.fake[i] < COVERED * found.real[i]]:
         says.append(
             f"{len(missed)} of {count} kinds of crops, {found.real[missed].sum():.0%} of the training's, are hardly "
