@@ -79,3 +79,33 @@ def test_the_page_of_the_zoo_tells_of_every_model_and_shows_its_picture_where_it
     for picture in (Path(__file__).parents[1] / "docs/zoo").glob("*.png"):
         assert picture.stem in MODELS and picture.stat().st_size < 60_000
         assert cv2.imread(str(picture)) is not None
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_and_the_page_draws_closed_forms_and_inversions_alike(dataset, tmp_path, monkeypatch):
+    from pipelines.benchmark import accuracy
+
+    page = tmp_path / "zoo.md"
+    page.write_text("<!-- accuracy -->\n<!-- /accuracy -->\n", encoding="utf-8")
+    accuracy([dataset], out=tmp_path / "out", models=["gaussian", "lsgan"], steps=2, threads=1, readme=page)
+    text = page.read_text(encoding="utf-8")
+    assert "| gaussian | 0 |" in text and "closed form" in text and "--models 'gaussian,lsgan'" in text
+    assert "map of lsgan takes an optimisation" in text
+    runs = tmp_path / "out" / dataset.name
+    found = {name: read_json(runs / f"{name}-0/benchmark.json") for name in ("gaussian", "lsgan")}
+    assert found["lsgan"]["proxy_crops"] != found["gaussian"]["proxy_crops"]
+    for one in found.values():
+        assert one["views"] == {} and 0 <= one["proxy"] <= 1 and one["ms_per_megapixel"] > 0
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "docs"))
+    import zoo
+
+    for name, panels in (("gaussian", 2), ("lsgan", 3)):
+        out = tmp_path / f"{name}.png"
+        zoo.draw(runs / f"{name}-0", dataset / "test/hole/0.png", out)
+        picture = cv2.imread(str(out))
+        width = round(192 * zoo.HEIGHT / 128)
+        assert picture.shape == (zoo.HEIGHT, panels * width + (panels - 1) * zoo.GAP, 3)
+        assert out.stat().st_size < 60_000
+        grey = picture[:, :width].astype(int)
+        assert (grey.max(2) == grey.min(2)).all() and (picture[:, -width:].max(2) != picture[:, -width:].min(2)).any()
