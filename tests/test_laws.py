@@ -213,6 +213,19 @@ def test_the_map_is_finite_right_shaped_and_local(name):
 
 
 @torch.no_grad()
+def test_what_the_map_is_made_of_fits_the_image_under_names_that_a_graph_may_have(name):
+    model = settled(name)
+    if not hasattr(model, "parts"):
+        return
+    side = max(2 * model.stride, model.smallest)
+    x = stripes(side, side + model.stride, model.channels)
+    for key, field in model.parts(x).items():
+        assert key.isidentifier() and torch.isfinite(field).all()
+        if key != "code":
+            assert field.shape == (1, model.channels if key == "reconstruction" else 1, *x.shape[-2:])
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("size", [(150, 333), (97, 640)])
 def test_tiled_equals_whole(name, size):
     model = settled(name)
@@ -385,7 +398,7 @@ def test_ganomaly_scores_by_the_code_alone_as_its_source_does_with_alpha_1():
     model = settled("ganomaly")
     x = stripes(96, 128, phase=1.0)
     parts = model.parts(x)
-    z, code = parts["code"], parts["code residual"]
+    z, code = parts["code"], parts["code_residual"]
     model.alpha = 1.0
     assert torch.equal(model.anomaly_map(x), code)
     gap = (z - model.F(model.G(z))).abs().mean() / model.scale[1]

@@ -87,7 +87,7 @@ class GANomaly(Model):
 
     def anomaly_map(self, x: Tensor) -> Tensor:
         parts = self.parts(x)
-        return (1 - self.alpha) * parts["residual"] + self.alpha * parts["code residual"]
+        return (1 - self.alpha) * parts["residual"] + self.alpha * parts["code_residual"]
 
     def parts(self, x: Tensor) -> dict[str, Tensor]:
         """The field of codes, the reconstruction of (N, C, H, W) at its size, and both residuals."""
@@ -97,7 +97,7 @@ class GANomaly(Model):
         residual, code = absolute(s, again), enlarge(absolute(z, self.F(again)), 8)
         both = smooth(torch.cat((residual, code), 1) / self.scale[:, None, None], self.smoothing)
         residual, code = enlarge(both, self.shrink).split(1, 1)
-        return {"reconstruction": enlarge(again, self.shrink), "code": z, "residual": residual, "code residual": code}
+        return {"reconstruction": enlarge(again, self.shrink), "code": z, "residual": residual, "code_residual": code}
 
     def reconstruct(self, x: Tensor) -> Tensor:
         return self.parts(x)["reconstruction"]
@@ -107,5 +107,5 @@ class GANomaly(Model):
         refresh(self, normals)
         self.scale.fill_(1)
         found = [self.parts(x) for x in normals]
-        means = [torch.stack([one[name].mean() for one in found]).mean() for name in ("residual", "code residual")]
+        means = [torch.stack([one[name].mean() for one in found]).mean() for name in ("residual", "code_residual")]
         self.scale.copy_(torch.stack(means).clamp_min(1e-6))
