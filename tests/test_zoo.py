@@ -14,6 +14,7 @@ from test_laws import SMALL
 from test_training import texture, write
 
 from anomalib_gan import gates
+from anomalib_gan.accuracy import ROWS
 from anomalib_gan.models import MODELS, build
 from anomalib_gan.opening import open_inspector
 from anomalib_gan.runtime.files import read_json
@@ -87,6 +88,7 @@ def test_the_benchmark_measures_and_the_page_draws_closed_forms_and_inversions_a
 
     page = tmp_path / "zoo.md"
     page.write_text("<!-- accuracy -->\n<!-- /accuracy -->\n", encoding="utf-8")
+    monkeypatch.setitem(ROWS, "lsgan", ("lsgan", {"width": 4, "code": 4, "steps": 2}))
     accuracy([dataset], out=tmp_path / "out", models=["gaussian", "lsgan"], steps=2, threads=1, readme=page)
     text = page.read_text(encoding="utf-8")
     assert "| gaussian | 0 |" in text and "closed form" in text and "--models 'gaussian,lsgan'" in text
