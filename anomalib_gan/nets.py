@@ -349,7 +349,7 @@ class GrowingGenerator(Growing):
 
     def __init__(self, code: int, width: int, channels: int) -> None:
         super().__init__()
-        widths = (4 * width, 4 * width, 2 * width, width)
+        widths = (2 * width, 2 * width, width, width // 2)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.LeakyReLU(0.2), PixelNorm())
             for a, b in pairwise((code, *widths))
@@ -370,11 +370,11 @@ class GrowingGenerator(Growing):
 
 
 class GrowingFeatures(Growing):
-    """(N, channels, 8h, 8w) -> (N, 4 width, h, w), the generator's mirror; below the last level it looks at means."""
+    """(N, channels, 8h, 8w) -> (N, 2 width, h, w), the generator's mirror; below the last level it looks at means."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        widths = (4 * width, 4 * width, 2 * width, width)
+        widths = (2 * width, 2 * width, width, width // 2)
         self.from_image = nn.ModuleList(nn.Sequential(nn.Conv2d(channels, b, 1), nn.LeakyReLU(0.2)) for b in widths)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Conv2d(b, a, 3, padding=1), nn.LeakyReLU(0.2)) for a, b in pairwise((widths[0], *widths))

@@ -25,7 +25,7 @@ from torch.nn.functional import pad
 
 from anomalib_gan.model import About, Model, Move, Player, refresh
 from anomalib_gan.nets import PatchFeatureCritic, enlarge, judged, patch_encoder, patch_generator, shrink
-from anomalib_gan.objectives import OBJECTIVES
+from anomalib_gan.objectives import objective_of
 from anomalib_gan.penalties import linear_total_correlation, mutual_information, r1
 from anomalib_gan.residuals import euclidean, smooth
 
@@ -72,7 +72,7 @@ class BiGAN(Model):
             )
         self.channels, self.code, self.patch, self.batch, self.shrink = channels, code, patch, batch, shrink
         self.prior, self.regulariser, self.weight, self.r1, self.lr = prior, regulariser, weight, r1, lr
-        self.score, self.alpha, self.smoothing, self.objective = score, alpha, smoothing, OBJECTIVES[objective]
+        self.score, self.alpha, self.smoothing, self.objective = score, alpha, smoothing, objective_of(objective)
         self.E, self.G = patch_encoder(channels, width, code), patch_generator(code, width, channels)
         self.D = PatchFeatureCritic(channels, width, code)
         self.stride, self.smallest = 8 * shrink, 32 * shrink

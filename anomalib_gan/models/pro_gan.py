@@ -48,7 +48,7 @@ class ProGAN(WGANGP):
     def nets(self, width: int) -> tuple[nn.Module, Critic]:
         features = GrowingFeatures(self.channels, width)
         return GrowingGenerator(self.code, width, self.channels), Critic(
-            features, nn.Conv2d(4 * width, 1, 1, bias=False)
+            features, nn.Conv2d(2 * width, 1, 1, bias=False)
         )
 
     def play(self, batches: Iterator[Tensor], progress: float) -> Iterator[Move]:

@@ -24,7 +24,7 @@ from torch.distributions import Normal
 from anomalib_gan.likelihoods import kl_diagonal
 from anomalib_gan.model import About, Model, Move, Player, refresh
 from anomalib_gan.nets import FeatureCritic, encoder, enlarge, generator, judged, shrink
-from anomalib_gan.objectives import OBJECTIVES
+from anomalib_gan.objectives import objective_of
 from anomalib_gan.residuals import RESIDUALS, smooth
 
 REACH = 38  # working pixels from s to what it can change in G(E(s))
@@ -59,7 +59,7 @@ class VAEGAN(Model):
     ) -> None:
         super().__init__()
         self.channels, self.code, self.patch, self.batch, self.shrink = channels, code, patch, batch, shrink
-        self.objective, self.gamma, self.lr = OBJECTIVES[objective], gamma, lr
+        self.objective, self.gamma, self.lr = objective_of(objective), gamma, lr
         self.residual, self.smoothing = residual, smoothing
         widths = (width // 2, width, 3 * width // 2)
         self.E, self.G = encoder(channels, widths, 2 * code), generator(code, widths, channels)
