@@ -36,7 +36,7 @@ class GAN(Model):
     """G: field of codes -> image, D: image -> an answer for every place; `code` numbers for `cell` x `cell` px.
 
     `patch`, in px, of training and inversion. `shrink`: the working scale is 1/shrink of the image. `objective`: one of
-    `objectives.OBJECTIVES`, by which all of these games can be played. `critic_steps`: k. `r1`: weight of D's gradient penalty on
+    OBJECTIVES, by which all of these games can be played. `critic_steps`: k. `r1`: weight of D's gradient penalty on
     real images. `residual`: r, "l1", "l2" or "ssim"; `feature`, `likelihood`: lambda and mu; `steps` of the inversion.
     `score`: "loss", the map above, or "likelihood", -log p(z*) by itself. `smoothing` of the map: sigma in working px.
     """
