@@ -174,6 +174,9 @@ class PatchFeatureCritic(nn.Module):
         self.image = patch_encoder(channels, width, 4 * width, norm=False)
         self.features = nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(4 * width + code, 4 * width, 1), nn.LeakyReLU(0.2))
         self.head = nn.Conv2d(4 * width, 1, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # torch's own start shrinks from layer to layer where no norm mends it
+                nn.init.kaiming_normal_(module.weight, 0.2)
 
     def forward(self, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(torch.cat((self.image(s), z), 1))
