@@ -118,13 +118,14 @@ def generation_table(drawn: Sequence[NDArray[np.float64]], normals: Sequence[NDA
             rest = [f"{told[name]:.3g}" if told else "undefined" for name in ("frechet", "precision", "recall")]
             cells = [key, f"{width}x{height}", f"{means['spectrum']:.3f}", f"{means['histogram']:.3f}", *rest]
             lines.append("| " + " | ".join(cells) + " |")
+    number = " to ".join(f"{one:.0f}" for one in sorted({min(counts), max(counts)}))
     lines += [
         "",
         "Distance from held-back normal pixels; smaller is nearer. Spectrum: root mean square difference of the",
-        "radial log spectra. Grey levels: earth mover's distance in half ranges. Frechet distance, precision and",
-        f"recall are of {min(counts):.0f} to {max(counts):.0f} crops of {SIDE} px against as many of other normal",
-        "images, in features of this project's own, the answers of a fixed bank of filters",
-        "(`anomalib_gan/fidelity.py`): figures from elsewhere do not compare with them, nor those of other numbers.",
+        "radial log spectra. Grey levels: earth mover's distance in half ranges. Frechet distance, and precision and",
+        f"recall (of which 1 is the best), are of {number} crops of {SIDE} px against as many of other normal images,",
+        "in features of this project's own, the answers of a fixed bank of filters (`anomalib_gan/fidelity.py`):",
+        "figures from elsewhere do not compare with them, nor those of other numbers of crops.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -111,14 +111,19 @@ def dense(a: int, b: int) -> nn.Sequential:
     return block(nn.Conv2d(a, b, 1, bias=False), b)
 
 
-def patch_encoder(channels: int, width: int, code: int) -> nn.Sequential:
+def patch_encoder(channels: int, width: int, code: int, norm: bool = True) -> nn.Sequential:
     """Unpadded, stride 8: a 32 x 32 patch becomes exactly one code, (N, channels, 8h + 24, 8w + 24) -> (N, code, h,
-    w).
+    w). `norm`: batch norm in between.
     """
+
+    def down(a: int, b: int, side: int) -> nn.Sequential:
+        conv = nn.Conv2d(a, b, side, stride=2, bias=not norm)
+        return block(conv, b) if norm else nn.Sequential(conv, nn.LeakyReLU(0.2))
+
     return nn.Sequential(
-        block(nn.Conv2d(channels, width, 4, stride=2, bias=False), width),  # 32 -> 15
-        block(nn.Conv2d(width, 2 * width, 3, stride=2, bias=False), 2 * width),  # 15 -> 7
-        block(nn.Conv2d(2 * width, 4 * width, 3, stride=2, bias=False), 4 * width),  # 7 -> 3
+        down(channels, width, 4),  # 32 -> 15
+        down(width, 2 * width, 3),  # 15 -> 7
+        down(2 * width, 4 * width, 3),  # 7 -> 3
         nn.Conv2d(4 * width, code, 3),  # 3 -> 1
     )
 
@@ -157,15 +162,21 @@ class PatchCritic(nn.Module):
 
 
 class PatchFeatureCritic(nn.Module):
-    """As PatchCritic, with the features f_D(s, z) that it answers by: (N, 1, h, w) and (N, 4 width, h, w)."""
+    """As PatchCritic, with the features f_D(s, z) that it answers by: (N, 1, h, w) and (N, 4 width, h, w).
+
+    Without batch norm, so that its slope at a pair is that pair's own.
+    """
 
     stride, border = 8, 12
 
     def __init__(self, channels: int, width: int, code: int) -> None:
         super().__init__()
-        self.image = patch_encoder(channels, width, 4 * width)
+        self.image = patch_encoder(channels, width, 4 * width, norm=False)
         self.features = nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(4 * width + code, 4 * width, 1), nn.LeakyReLU(0.2))
         self.head = nn.Conv2d(4 * width, 1, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # torch's own start shrinks from layer to layer where no norm mends it
+                nn.init.kaiming_normal_(module.weight, 0.2)
 
     def forward(self, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(torch.cat((self.image(s), z), 1))

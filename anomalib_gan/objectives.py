@@ -64,3 +64,10 @@ OBJECTIVES: dict[str, Objective] = {
         flipped=lambda real: real.mean(),
     ),
 }
+
+
+def objective_of(name: str) -> Objective:
+    """That of OBJECTIVES; a ValueError lists the names that exist."""
+    if name not in OBJECTIVES:
+        raise ValueError(f"no objective is called {name!r}: choose one of {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]

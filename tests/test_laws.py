@@ -51,10 +51,12 @@ SMALL = {
     "vae linear": {**VAE, "kind": "linear", "variance": None, "score": "prior", "smoothing": 0.0},
     "beta_tc_vae": VAE,
     "vae_gan": AE,
+    "vae_gan l2": {**AE, "residual": "l2", "objective": "least-squares"},
     "bigan": PATCHES,
     "bigan critic": {**PATCHES, "score": "critic", "prior": "uniform", "regulariser": "mutual_information"},
     "bigan prior": {**PATCHES, "score": "prior", "objective": "minimax", "regulariser": "total_correlation"},
     "ganomaly": AE,
+    "ganomaly l1": {**AE, "residual": "l1", "alpha": 0.9},
     **dict.fromkeys(
         ("gan", "dcgan", "lsgan", "wgan", "wgan_gp", "sn_gan", "ebgan", "info_gan", "geo_gan", "pro_gan"), GAN
     ),

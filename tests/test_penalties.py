@@ -342,7 +342,7 @@ def test_the_linear_total_correlation_knows_no_scale_falls_along_its_gradient_an
     z = (torch.randn(50, 3) @ torch.tensor([[1.0, 0.9, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 1.0]])).requires_grad_()
     value = linear_total_correlation(z)
     scaled = linear_total_correlation(z * torch.tensor([3.0, 0.2, 1.0]) + 7)
-    assert float(scaled) == pytest.approx(float(value), abs=1e-3)
+    assert scaled.item() == pytest.approx(value.item(), abs=1e-3)
     (gradient,) = torch.autograd.grad(value, z)
     assert linear_total_correlation(z - 0.1 * gradient / gradient.norm()) < value
     assert torch.isfinite(linear_total_correlation(torch.zeros(9, 3)))

@@ -25,8 +25,8 @@ from torch.nn.functional import pad
 
 from anomalib_gan.model import About, Model, Move, Player, refresh
 from anomalib_gan.nets import PatchFeatureCritic, enlarge, judged, patch_encoder, patch_generator, shrink
-from anomalib_gan.objectives import OBJECTIVES
-from anomalib_gan.penalties import linear_total_correlation, mutual_information
+from anomalib_gan.objectives import objective_of
+from anomalib_gan.penalties import linear_total_correlation, mutual_information, r1
 from anomalib_gan.residuals import euclidean, smooth
 
 REACH = 68  # working pixels from s to what it can change in f_D(G(E(s)), E(s)), spread over the places of its answers
@@ -40,7 +40,8 @@ class BiGAN(Model):
     `regulariser` R with its `weight` lambda: "none", "total_correlation" of the codes, which shall be independent, or
     "mutual_information" of z and G(z), by its bound, lest G ignore z. `score`, `alpha`: see above; the norms are root
     mean squares over channels and over features. `shrink`: the working scale is 1/shrink of the image. `smoothing` of
-    the map: sigma in working pixels. `width`: of the layers.
+    the map: sigma in working pixels. `width`: of the layers. `r1`: weight of a penalty on D's slope at real pairs
+    (Mescheder et al., 2018), not the paper's: without it D soon tells all pairs, and E and G learn nothing.
     """
 
     about = About("a generator, its inverse, and a critic of both images and codes", "Donahue et al., 2017", "implicit")
@@ -60,7 +61,8 @@ class BiGAN(Model):
         score: Literal["prior", "critic", "residual"] = "residual",
         alpha: float = 0.1,
         smoothing: float = 4.0,
-        lr: float = 2e-4,
+        r1: float = 2.0,
+        lr: float = 5e-4,
     ) -> None:
         super().__init__()
         if score == "prior" and prior == "uniform":
@@ -69,8 +71,8 @@ class BiGAN(Model):
                 'choose score="critic" or "residual", or prior="normal"'
             )
         self.channels, self.code, self.patch, self.batch, self.shrink = channels, code, patch, batch, shrink
-        self.prior, self.regulariser, self.weight, self.lr = prior, regulariser, weight, lr
-        self.score, self.alpha, self.smoothing, self.objective = score, alpha, smoothing, OBJECTIVES[objective]
+        self.prior, self.regulariser, self.weight, self.r1, self.lr = prior, regulariser, weight, r1, lr
+        self.score, self.alpha, self.smoothing, self.objective = score, alpha, smoothing, objective_of(objective)
         self.E, self.G = patch_encoder(channels, width, code), patch_generator(code, width, channels)
         self.D = PatchFeatureCritic(channels, width, code)
         self.stride, self.smallest = 8 * shrink, 32 * shrink
@@ -88,7 +90,10 @@ class BiGAN(Model):
             z = self.drawn(code)
             fake = G(z)
         real, generated = D(torch.cat((s, fake)), torch.cat((code, z)))[0].chunk(2)
-        yield "critic", {"adv": objective.critic(real, generated)}
+        terms = {"adv": objective.critic(real, generated)}
+        if self.r1:
+            terms["r1"] = self.r1 * r1(lambda pair: D(*parted(pair, s, code))[0], joined(s, code))
+        yield "critic", terms
 
         code = E(s)
         z = self.drawn(code)
@@ -151,6 +156,17 @@ class BiGAN(Model):
     @torch.no_grad()
     def settle(self, normals: Sequence[Tensor]) -> None:
         refresh(self, normals)
+
+
+def joined(s: Tensor, z: Tensor) -> Tensor:
+    """Pairs as one tensor (N, numbers of both), of which one slope can be taken."""
+    return torch.cat((s.flatten(1), z.flatten(1)), 1)
+
+
+def parted(pair: Tensor, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """`joined` undone: tensors of the shapes of s and z."""
+    first, second = pair.split((s[0].numel(), z[0].numel()), 1)
+    return first.view(s.shape), second.view(z.shape)
 
 
 def placed(field: Tensor) -> Tensor:

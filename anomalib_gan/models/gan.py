@@ -22,7 +22,7 @@ from anomalib_gan.grain import unshrink
 from anomalib_gan.inversion import Inversion, cut, invert, laid
 from anomalib_gan.model import About, Model, Move, Player, refresh
 from anomalib_gan.nets import Critic, enlarge, judged, perceptron_critic, perceptron_generator, shrink
-from anomalib_gan.objectives import OBJECTIVES
+from anomalib_gan.objectives import objective_of
 from anomalib_gan.penalties import r1
 from anomalib_gan.residuals import smooth
 from anomalib_gan.scale import working_scale
@@ -70,11 +70,9 @@ class GAN(Model):
         super().__init__()
         if patch % (self.cell * shrink):
             raise ValueError(f"a patch of {patch} px has no whole codes: let {self.cell * shrink} divide it")
-        if objective not in OBJECTIVES:
-            raise ValueError(f"no objective is called {objective!r}: choose one of {', '.join(OBJECTIVES)}")
         self.channels, self.code, self.batch, self.shrink, self.r1 = channels, code, batch, shrink, r1
         self.patch = self.stride = self.smallest = patch
-        self.objective, self.critic_steps = OBJECTIVES[objective], critic_steps
+        self.objective, self.critic_steps = objective_of(objective), critic_steps
         self.inversion: dict[str, Any] = {
             "residual": residual, "feature": feature, "likelihood": likelihood, "steps": steps
         }  # fmt: skip

@@ -2,15 +2,17 @@
 
     z = E(s),   s^ = G(z),   z^ = F(s^)
     L = w_con ||s - s^||_1 + w_enc ||z - z^||_2^2 + w_adv ||f(s) - f(s^)||_2^2,   D ascends log D(s) + log(1 - D(s^))
-    map = (1 - alpha) ||s - s^||_1 + alpha ||z - z^||_1, each in units of its mean on normal images
+    map = (1 - alpha) ||s - s^|| + alpha ||z - z^||_1, each in units of its mean on normal images
 
 with f the features of D. GANomaly: Semi-Supervised Anomaly Detection via Adversarial Training (Akcay et al., 2018),
-whose score is the code's residual alone (alpha = 1).
+whose score is the code's residual alone (alpha = 1). It has no map; here ||s - s^|| is the structural residual, for a
+defect that is smoother than the material has a small L1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from torch import Tensor
 from anomalib_gan.model import About, Model, Move, Player, refresh
 from anomalib_gan.nets import FeatureCritic, encoder, enlarge, generator, judged, shrink
 from anomalib_gan.objectives import OBJECTIVES
-from anomalib_gan.residuals import absolute, smooth
+from anomalib_gan.residuals import RESIDUALS, absolute, smooth
 
 REACH = 64  # working pixels from s to what it can change in F(G(E(s)))
 
@@ -26,9 +28,9 @@ REACH = 64  # working pixels from s to what it can change in F(G(E(s)))
 class GANomaly(Model):
     """E, F: image -> field of codes, `code` numbers for 8 x 8 working pixels; G: codes -> image; D: image -> answers.
 
-    `alpha`: the code's share in the map. `reconstruction`, `encoding`, `adversarial`: the weights w_con, w_enc, w_adv.
-    `shrink`: the working scale is 1/shrink of the image. `smoothing` of the map: sigma in working pixels. `width`: of
-    the layers.
+    `alpha`: the code's share in the map; `residual`: what the image's is measured by. `reconstruction`, `encoding`,
+    `adversarial`: the weights w_con, w_enc, w_adv. `shrink`: the working scale is 1/shrink of the image. `smoothing` of
+    the map: sigma in working pixels. `width`: of the layers.
     """
 
     about = About("an image whose reconstruction has another code is not normal", "Akcay et al., 2018", "none")
@@ -45,19 +47,20 @@ class GANomaly(Model):
         reconstruction: float = 50.0,
         encoding: float = 1.0,
         adversarial: float = 1.0,
+        residual: Literal["ssim", "l1", "l2"] = "ssim",
         smoothing: float = 4.0,
         lr: float = 1e-3,
     ) -> None:
         super().__init__()
         self.channels, self.patch, self.batch, self.shrink = channels, patch, batch, shrink
-        self.alpha, self.smoothing, self.lr = alpha, smoothing, lr
+        self.alpha, self.residual, self.smoothing, self.lr = alpha, residual, smoothing, lr
         self.reconstruction, self.encoding, self.adversarial = reconstruction, encoding, adversarial
         self.objective = OBJECTIVES["non-saturating"]
         widths = (width // 2, width, 3 * width // 2)
         self.E, self.G = encoder(channels, widths, code), generator(code, widths, channels)
         self.F, self.D = encoder(channels, widths, code), FeatureCritic(channels, width)
         self.stride = 8 * shrink
-        reach = REACH + 3 * smoothing + 2
+        reach = REACH + 3 * smoothing + 2  # SSIM's window reaches less far than F
         self.halo = self.stride * -int(-reach * shrink // self.stride)
         self.register_buffer("scale", torch.ones(2))  # mean of the image's and the code's residual on normal images
         self.scale: Tensor
@@ -94,7 +97,7 @@ class GANomaly(Model):
         s = shrink(x, self.shrink)
         z = self.E(s)  # (N, code, h, w)
         again = self.G(z)  # (N, C, 8 h, 8 w)
-        residual, code = absolute(s, again), enlarge(absolute(z, self.F(again)), 8)
+        residual, code = RESIDUALS[self.residual](again, s), enlarge(absolute(z, self.F(again)), 8)
         both = smooth(torch.cat((residual, code), 1) / self.scale[:, None, None], self.smoothing)
         residual, code = enlarge(both, self.shrink).split(1, 1)
         return {"reconstruction": enlarge(again, self.shrink), "code": z, "residual": residual, "code_residual": code}

@@ -5,7 +5,7 @@
     L_GAN = log D(s) + log(1 - D(s^)) + log(1 - D(s_p))
 
     E descends L_prior + L_like,   G descends gamma L_like + L_GAN,   D ascends L_GAN
-    map = ||D_l(s) - D_l(G(mu))|| per place
+    map = ||D_l(s) - D_l(G(mu))|| per place, or the structural residual of the two
 
 with D_l the features of D's layer l. Autoencoding Beyond Pixels Using a Learned Similarity Metric (Larsen et al.,
 2016), Algorithm 1. Each of the three hears of its own loss only: G's adversarial gradient does not reach E, nor L_like
@@ -15,6 +15,7 @@ D.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,10 +24,11 @@ from torch.distributions import Normal
 from anomalib_gan.likelihoods import kl_diagonal
 from anomalib_gan.model import About, Model, Move, Player, refresh
 from anomalib_gan.nets import FeatureCritic, encoder, enlarge, generator, judged, shrink
-from anomalib_gan.objectives import OBJECTIVES
-from anomalib_gan.residuals import euclidean, smooth
+from anomalib_gan.objectives import objective_of
+from anomalib_gan.residuals import RESIDUALS, smooth
 
 REACH = 38  # working pixels from s to what it can change in G(E(s))
+WINDOW = 4  # radius of SSIM's window
 LOG_VARIANCE = (-12.0, 6.0)  # of a code, lest its exponential overflow
 
 
@@ -34,8 +36,9 @@ class VAEGAN(Model):
     """E: image -> Gaussian of `code` numbers for 8 x 8 working pixels, G: field of codes -> image, D: image -> answers.
 
     `gamma`: how much G hears of L_like beside L_GAN; all losses are nats per place of the field of codes.
-    `objective`: of the adversarial game. `shrink`: the working scale is 1/shrink of the image. `smoothing` of the map:
-    sigma in working pixels. `width`: of the layers.
+    `objective`: of the adversarial game. `shrink`: the working scale is 1/shrink of the image. `residual`: of the
+    features in the map, "l2" as in L_like, or "ssim", which contrast sways less. `smoothing` of it: sigma in working
+    pixels. `width`: of the layers.
     """
 
     about = About("a VAE that compares image and reconstruction by what a critic sees", "Larsen et al., 2016", "bound")
@@ -50,17 +53,19 @@ class VAEGAN(Model):
         shrink: int = 2,
         objective: str = "non-saturating",
         gamma: float = 0.05,
+        residual: Literal["ssim", "l2"] = "ssim",
         smoothing: float = 4.0,
         lr: float = 1e-3,
     ) -> None:
         super().__init__()
         self.channels, self.code, self.patch, self.batch, self.shrink = channels, code, patch, batch, shrink
-        self.objective, self.gamma, self.smoothing, self.lr = OBJECTIVES[objective], gamma, smoothing, lr
+        self.objective, self.gamma, self.lr = objective_of(objective), gamma, lr
+        self.residual, self.smoothing = residual, smoothing
         widths = (width // 2, width, 3 * width // 2)
         self.E, self.G = encoder(channels, widths, 2 * code), generator(code, widths, channels)
         self.D = FeatureCritic(channels, width)
         self.stride = 8 * shrink
-        reach = REACH + self.D.reach + 3 * smoothing + 2 * self.D.stride
+        reach = REACH + self.D.reach + 3 * smoothing + (WINDOW + 2) * self.D.stride
         self.halo = self.stride * -int(-reach * shrink // self.stride)
 
     def players(self) -> dict[str, Player]:
@@ -114,7 +119,8 @@ class VAEGAN(Model):
         s = shrink(x, self.shrink)
         mu = self.E(s).chunk(2, 1)[0]  # (N, code, h, w): no sampling, so maps are the same every time
         again = self.G(mu)
-        residual = smooth(euclidean(self.D(s)[1], self.D(again)[1]), self.smoothing / self.D.stride)
+        residual = RESIDUALS[self.residual](self.D(again)[1], self.D(s)[1])  # (N, 1, 2 h, 2 w)
+        residual = smooth(residual, self.smoothing / self.D.stride)
         return {
             "reconstruction": enlarge(again, self.shrink),
             "code": mu,
