@@ -42,6 +42,7 @@ class GAN(Model):
     """
 
     exportable = "the map needs an optimisation"
+    looked_at = 4
     cell = 16  # working px to a code
     lr = 1e-3
     betas = (0.5, 0.99)
