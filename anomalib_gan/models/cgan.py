@@ -42,6 +42,7 @@ class CGAN(DCGAN):
             raise ValueError(f"no class is called {known!r}: choose one of {', '.join(classes) or '(there are none)'}")
         self.classes, self.known = tuple(classes), known
         super().__init__(code=code + len(classes), **common)  # the class is a part of the code
+        self.looked_at = max(self.looked_at, 2 * len(classes))
 
     def nets(self, width: int) -> tuple[nn.Module, Critic]:
         return (

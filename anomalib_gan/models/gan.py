@@ -43,6 +43,7 @@ class GAN(Model):
 
     about = About("a generator against a critic, both perceptrons", "Goodfellow et al., 2014", "implicit")
     exportable = "the map needs an optimisation"
+    looked_at = 4
     cell = 16  # working px to a code
     lr = 1e-3
     betas = (0.5, 0.99)
