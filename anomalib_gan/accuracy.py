@@ -1,7 +1,7 @@
 """How accurate detectors are on labelled data: the rows of the benchmark, what is measured of each run, the table.
 
-A row is a model and what differs from its defaults. Some rows need no training of their own: they are the map of
-another row's run, mixed otherwise.
+A row is a model of the zoo, by its name, or the detector with other settings than its defaults. Some rows need no
+training of their own: they are the map of another row's run, mixed otherwise.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from typing import Any
 import torch
 
 from anomalib_gan.benchmarking import held_pixels, per_megapixel
+from anomalib_gan.data import fill
 from anomalib_gan.export import TorchBackend
 from anomalib_gan.model import Model
-from anomalib_gan.proxy import proxy
+from anomalib_gan.models import MODELS
+from anomalib_gan.models.fcbigan import FCBiGAN
+from anomalib_gan.proxy import SIDE, TRIALS, effort, proxy
 from anomalib_gan.runtime.card import read_card
 from anomalib_gan.runtime.inspector import Inspector
 
@@ -33,8 +36,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "twice as wide": ("fcbigan", {"width": 64}),
     "one look": ("fcbigan", {"turned": False}),
     "source mode": ("fcbigan_source", {}),
-    "ae": ("ae", {}),
-    "sparse_coding": ("sparse_coding", {}),
+    **{name: (name, {}) for name in MODELS},
 }
 ALPHAS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 # Mixtures of (critic, residual, likelihood) that are evaluated beside the one that was found.
@@ -51,16 +53,16 @@ Evaluate = Callable[[Inspector, Path], dict[str, Any]]
 def measured(run: Path, inspector: Inspector, evaluate: Evaluate, tell: Callable[[str], None]) -> dict[str, Any]:
     """All that the table holds of a calibrated run. `evaluate(inspector, out)` evaluates on the data set.
 
-    "views" holds the same figures for the mixtures of the map beside the one found: of source mode every alpha of
-    ALPHAS, of other detectors those of MIXTURES.
+    "views" holds the same figures for the mixtures of the detector's map beside the one found: of source mode every
+    alpha of ALPHAS, else those of MIXTURES; of other models none. "proxy_crops": how many, and their side in px.
     """
     backend = inspector.backend
     assert isinstance(backend, TorchBackend)
     model: Model = backend.graph.model
     found, card = summary(evaluate(inspector, run / "evaluation")), read_card(run)
     views = {}
-    weights = getattr(model, "weights", None)
-    if weights is not None:
+    if isinstance(model, FCBiGAN):
+        weights = model.weights
         kept, kept_limit = weights.clone(), getattr(model, "limit", math.inf)
         source = card["spec"]["name"] == "fcbigan_source"
         mixtures = {f"alpha {alpha:g}": (alpha, 1 - alpha, 0.0) for alpha in ALPHAS} if source else MIXTURES
@@ -70,11 +72,15 @@ def measured(run: Path, inspector: Inspector, evaluate: Evaluate, tell: Callable
             views[name] = summary(evaluate(inspector, run / "evaluation" / name.replace(" ", "-")))
         weights.copy_(kept)
         setattr(model, "limit", kept_limit)  # noqa: B010
-    normals = [torch.from_numpy(pixels).float().permute(2, 0, 1)[None] for pixels in held_pixels(run, tell)]
+    least = max(model.stride, model.smallest)  # narrow strips are mirrored out, as `train` does where it looks at them
+    normals = [fill(torch.from_numpy(grey).float().permute(2, 0, 1), least)[None] for grey in held_pixels(run, tell)]
+    trials, side = effort(model)
+    tell(f"judging the map on {trials} crops of {side} px with synthetic defects")
     return {
         **found,
         "views": views,
-        "proxy": proxy(model, normals)["map"],
+        "proxy": proxy(model, normals, trials=trials, side=side)["map"],
+        "proxy_crops": [trials, side],
         "steps": card["steps"],
         "seconds": card["duration_s"],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -105,13 +111,15 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
     for data in dict.fromkeys(one["data"] for one in found):
         here = [one for one in found if one["data"] == data]
         lines += [f"**{data}**", "", "| " + " | ".join(HEADS) + " |", "|" + "---|" * len(HEADS)]
-        commands, sweeps = [], []
+        commands: dict[str, list[str]] = {}
+        sweeps = []
         for row in dict.fromkeys(one["row"] for one in here):
             group = [one for one in here if one["row"] == row]
             settings = group[0]["card"]["settings"]
             threads = settings["threads"]
+            played = f"{mean(one['seconds'] for one in group) / 60:.1f} min, {threads} thread{'s' * (threads > 1)}"
             cost = [
-                f"{mean(one['seconds'] for one in group) / 60:.1f} min, {threads} thread{'s' * (threads > 1)}",
+                played if any(one["steps"] for one in group) else "closed form",
                 f"{mean(one['steps'] for one in group):.0f}",
                 f"{group[0]['parameters']:,}",
                 f"{mean(one['ms_per_megapixel'] for one in group):.0f}",
@@ -130,16 +138,31 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
                     mixed = [one["views"][name] for one in group]
                     lines.append(table_row(f"- {name}", seeds, mixed, [""] * 5, thresholds=False))
             length = f"--steps {settings['steps']}" if settings["steps"] else f"--minutes {settings['minutes']:g}"
-            commands.append(
-                f"    anomalib-gan benchmark accuracy --data {data} --models '{row}' "
-                f"--seeds {seeds.replace(' ', '')} {length} --threads {threads}"
-            )
+            commands.setdefault(f"--seeds {seeds.replace(' ', '')} {length} --threads {threads}", []).append(row)
         machine = here[0]["card"]["machine"]
         told = f"{machine['processor']}, {machine['cores']} cores, " + (machine["gpu"] or "no GPU")
         dates = sorted({str(one["card"]["started"])[:10] for one in here})
         lines += [line for sweep in sweeps for line in ("", sweep)]
-        lines += ["", *commands, "", f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {told}.", ""]
+        lines += [line for note in fewer(here) for line in ("", note)]
+        told_by = [
+            f"    anomalib-gan benchmark accuracy --data {data} --models '{','.join(rows)}' {rest}"
+            for rest, rows in commands.items()
+        ]
+        lines += ["", *told_by, "", f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {told}.", ""]
     return "\n".join(lines)
+
+
+def fewer(found: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for each size of the proxy that is not the usual one: its figures are of another sample."""
+    rows: dict[tuple[int, int], list[str]] = {}
+    for one in found:
+        rows.setdefault(tuple(one.get("proxy_crops", (TRIALS, SIDE))), []).append(one["row"])
+    return [
+        f"The map of {', '.join(dict.fromkeys(names))} takes an optimisation, so the proxy is of {trials} crops of "
+        f"{side} px instead of {TRIALS} of {SIDE}."
+        for (trials, side), names in rows.items()
+        if (trials, side) != (TRIALS, SIDE)
+    ]
 
 
 def table_row(

@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_gan.generation import table
+from anomalib_gan.fidelity import SIDE
+from anomalib_gan.generation import fidelities, table
 from anomalib_gan.runtime.calibrating import held_back
 from anomalib_gan.runtime.card import levels, read_card
 from anomalib_gan.runtime.files import write_bytes
 from anomalib_gan.runtime.image import Picture, open_image
 from anomalib_gan.runtime.inspector import Inspector
+
+COMPARED = 16  # samples of a size whose spectra and grey levels are compared
 
 
 def put(readme: str | os.PathLike[str] | None, name: str, table: str) -> None:
@@ -36,16 +39,21 @@ def between(text: str, name: str, table: str) -> str:
     return head + begin + table.strip() + "\n" + end + tail
 
 
+SLOW = 2.0  # seconds for one image from which a second time has to do
+
+
 def per_megapixel(inspector: Inspector, repeats: int = 5) -> float:
     """Median milliseconds that a warm inspector needs per megapixel of a 1024 x 696 image, all but decoding."""
     shape = (696, 1024) if inspector.backend.channels == 1 else (696, 1024, inspector.backend.channels)
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    inspector(image)
-    spent = []
-    for _ in range(repeats):
+
+    def seconds() -> float:
         begin = time.perf_counter()
         inspector(image)
-        spent.append(time.perf_counter() - begin)
+        return time.perf_counter() - begin
+
+    warm_up = seconds()
+    spent = [seconds() for _ in range(1 if warm_up > SLOW else repeats)]
     return float(np.median(spent)) * 1e9 / (696 * 1024)
 
 
@@ -68,17 +76,56 @@ def held_pixels(run: str | os.PathLike[str], tell: Callable[[str], None]) -> lis
     return found
 
 
+def training_pixels(
+    run: str | os.PathLike[str], tell: Callable[[str], None], most: int = 16
+) -> list[NDArray[np.float64]]:
+    """Normal pixels that training saw, of at most so many images, evenly spread; as `held_pixels`.
+
+    ValueError: a file is missing, or not what it was.
+    """
+    card = read_card(run)
+    opener, boxes = opener_of(card, tell), {str(one.path): one.box for one in held_back(run)}
+    images = [one for one in card["data"]["images"] if boxes.get(one["path"], ()) is not None]
+    chosen = sorted({round(k) for k in np.linspace(0, len(images) - 1, min(len(images), most))})
+    found = []
+    for image in (images[i] for i in chosen):
+        with opener(Path(image["path"])) as picture:
+            if picture.sha256 != image["sha256"]:
+                raise ValueError(
+                    f"{image['path']} is not the file of the training (its SHA-256 is another): restore it"
+                )
+            box = boxes.get(image["path"])
+            right = box[1] if box else picture.width  # the strip that was held back begins there
+            found.append(picture.rows(0, picture.content)[:, :right].astype(np.float64) * (2 / picture.white) - 1)
+    return found
+
+
 def generation_table(drawn: Sequence[NDArray[np.float64]], normals: Sequence[NDArray[np.float64]]) -> str:
-    """How near samples, (n, height, width) for each size, are to normal images: see `generation.table`."""
-    lines = ["| picture | size | spectrum | grey levels |", "|---|---|---|---|"]
+    """How near samples, (n, height, width) for each size, are to normal images: `table` of the first COMPARED of each
+    size, and `fidelities` of all, see `generation`.
+    """
+    lines = [
+        "| picture | size | spectrum | grey levels | Frechet | precision | recall |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    counts = []
     for samples in drawn:
         height, width = samples.shape[1:]
-        for key, means in table(list(samples), normals).items():
-            lines.append(f"| {key} | {width}x{height} | {means['spectrum']:.3f} | {means['histogram']:.3f} |")
+        judged = fidelities(list(samples), normals)
+        for key, means in table(list(samples[:COMPARED]), normals).items():
+            told = judged.get(key, {})
+            counts.append(told.get("crops", 0.0))
+            rest = [f"{told[name]:.3g}" if told else "undefined" for name in ("frechet", "precision", "recall")]
+            cells = [key, f"{width}x{height}", f"{means['spectrum']:.3f}", f"{means['histogram']:.3f}", *rest]
+            lines.append("| " + " | ".join(cells) + " |")
+    number = " to ".join(f"{one:.0f}" for one in sorted({min(counts), max(counts)}))
     lines += [
         "",
         "Distance from held-back normal pixels; smaller is nearer. Spectrum: root mean square difference of the",
-        "radial log spectra. Grey levels: earth mover's distance in half ranges.",
+        "radial log spectra. Grey levels: earth mover's distance in half ranges. Frechet distance, and precision and",
+        f"recall (of which 1 is the best), are of {number} crops of {SIDE} px against as many of other normal images,",
+        "in features of this project's own, the answers of a fixed bank of filters (`anomalib_gan/fidelity.py`):",
+        "figures from elsewhere do not compare with them, nor those of other numbers of crops.",
     ]
     return "\n".join(lines) + "\n"
 

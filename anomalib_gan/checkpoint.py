@@ -67,10 +67,13 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> di
     return checkpoint
 
 
-def load_model(run: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[Model, dict[str, Any]]:
+def load_model(
+    run: str | os.PathLike[str], device: str | torch.device = "cpu", *, known: str | None = None
+) -> tuple[Model, dict[str, Any]]:
     """The finished model of a run (averaged weights, settled, eval mode, on `device`) and its checkpoint.
 
-    The checkpoint's `hash` is then the SHA-256 of exactly this model.
+    `known`: of a model with classes, the one that all images are of; ValueError where it has none of that name. The
+    checkpoint's `hash` is then the SHA-256 of exactly this model, and so another with another `known`.
     """
     checkpoint = load(run, device)
     if checkpoint["settled"] is None:
@@ -78,6 +81,11 @@ def load_model(run: str | os.PathLike[str], device: str | torch.device = "cpu") 
             f"the training in {run} stopped at step {checkpoint['step']} of {checkpoint['steps']}: "
             "finish it with anomalib-gan train --resume"
         )
+    if known is not None:
+        spec = checkpoint["spec"]
+        if not spec["params"].get("classes"):
+            raise ValueError(f"{run} is a run of {spec['name']}, which knows no classes: leave --class {known} out")
+        checkpoint["spec"] = {**spec, "params": {**spec["params"], "known": known}}
     model = models.build(checkpoint["spec"]["name"], **checkpoint["spec"]["params"]).to(device)
     model.load_state_dict(checkpoint["settled"])
     checkpoint["hash"] = model_hash(checkpoint["spec"], checkpoint["settled"])

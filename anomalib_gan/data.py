@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF  # type: ignore[import-untyped]
 
 from anomalib_gan.likeness import same_things
+from anomalib_gan.model import Labelled
 from anomalib_gan.runtime.image import ImageError, find_images, open_image
 from anomalib_gan.runtime.inspector import Opener
 from anomalib_gan.training import derive_seed
@@ -29,6 +30,7 @@ WHOLE_IMAGES = 8  # from so many normal images on, whole images are held back
 HELD_SHARE = 0.2
 HELD_COLUMNS = 128  # px, least width of a held-back strip
 ODD = 5.0  # robust z-score from which an image is called odd
+ONE = "normal"  # the class of all images where there are no class folders
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right, half-open, px of the image without its info bar
 
@@ -59,16 +61,49 @@ class Held:
     box: Box | None
 
 
-def normal_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The normal images of a folder: train/good of an MVTec data set, else every image in it and its sub-folders."""
+def normal_folder(folder: str | os.PathLike[str]) -> Path:
+    """Where the normal images of a folder lie: train/good of an MVTec data set, else train, else the folder itself."""
     root = Path(folder)
-    if not root.is_dir():
-        raise ImageError(f"{root} is not a folder: give the folder with the normal images")
-    good = root / "train" / "good"
-    files = find_images(good if good.is_dir() else root)
+    return next((place for place in (root / "train" / "good", root / "train") if place.is_dir()), root)
+
+
+def normal_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """All images in `normal_folder` and its sub-folders."""
+    place = normal_folder(folder)
+    if not place.is_dir():
+        raise ImageError(f"{place} is not a folder: give the folder with the normal images")
+    files = find_images(place)
     if not files:
-        raise ImageError(f"{good if good.is_dir() else root} holds no image: give the folder with the normal images")
+        raise ImageError(f"{place} holds no image: give the folder with the normal images")
     return files
+
+
+def classes_of(folder: str | os.PathLike[str], files: Sequence[Path]) -> list[str]:
+    """The class of each of the `normal_files` of a folder: the sub-folder of `normal_folder` that it lies in.
+
+    Where there are no sub-folders all are of class ONE; images beside class folders are an ImageError.
+    """
+    place = normal_folder(folder)
+    below = [path.relative_to(place).parts for path in files]
+    loose = [path for path, parts in zip(files, below, strict=True) if len(parts) == 1]
+    if len(loose) == len(files):
+        return [ONE] * len(files)
+    if loose:
+        raise ImageError(f"{loose[0]} lies beside the class folders of {place}: move it into the one of its material")
+    return [parts[0] for parts in below]
+
+
+def grouped(images: Sequence[Normal], kinds: Sequence[str], classes: Sequence[str]) -> list[list[Normal]]:
+    """The images of each of the classes, by the class of each image; a ValueError where the two do not match."""
+    for image, kind in zip(images, kinds, strict=True):
+        if kind not in classes:
+            raise ValueError(
+                f"{image.path} is of class {kind!r}, and the classes are {', '.join(classes)}: "
+                "name it among them, or leave that folder out"
+            )
+    if missing := [name for name in classes if name not in kinds]:
+        raise ValueError(f"there is no image of class {missing[0]!r}: give its folder, or leave the class out")
+    return [[image for image, kind in zip(images, kinds, strict=True) if kind == name] for name in classes]
 
 
 def read_normals(
@@ -153,9 +188,10 @@ def _radical_inverse(index: int) -> float:
     return int(digits, 2) / 2 ** len(digits)
 
 
-def fingerprint(images: Sequence[Normal]) -> str:
-    """One SHA-256 over the content of all files, whatever their names and order."""
-    return hashlib.sha256("".join(sorted(image.sha256 for image in images)).encode()).hexdigest()
+def fingerprint(images: Sequence[Normal], kinds: Sequence[str] | None = None) -> str:
+    """One SHA-256 over the content of all files and, where it matters, the class of each, whatever names and order."""
+    told = [image.sha256 + kind for image, kind in zip(images, kinds or [""] * len(images), strict=True)]
+    return hashlib.sha256("".join(sorted(told)).encode()).hexdigest()
 
 
 def pixel_size(images: Sequence[Normal]) -> float | None:
@@ -276,7 +312,8 @@ class Crops:
     An image smaller than a patch is mirrored out to one; smaller than half a patch is a ValueError. Each patch is
     flipped, magnified or shrunk at random by a factor of up to 1 + `zoom`, as far as the image reaches, and its
     brightness and contrast changed by up to `jitter` (0: not at all). With share = (rank, world) it is this process's
-    part of the world's batch, which is `world` times as large.
+    part of the world's batch, which is `world` times as large. With `labels`, the number of each image's class, the
+    batches are `Labelled`.
     """
 
     def __init__(
@@ -292,6 +329,7 @@ class Crops:
         zoom: float = 0.0,
         channels: int | None = None,
         share: tuple[int, int] = (0, 1),
+        labels: Sequence[int] | None = None,
     ) -> None:
         if not images:
             raise ValueError("there is no image to train on")
@@ -300,8 +338,9 @@ class Crops:
         self.channels = channels or images[0].shape[0]
         self.images = [fill(image, patch).to(self.device) for image in images]
         self.ends = torch.tensor(list(accumulate(image.shape[1] * image.shape[2] for image in self.images)))
+        self.labels = None if labels is None else torch.tensor(labels)
 
-    def __call__(self, n: int) -> Tensor:
+    def __call__(self, n: int) -> Tensor | Labelled:
         rank, world = self.share
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "batch", n))
         places = torch.randint(int(self.ends[-1]), (self.size * world,), generator=generator)
@@ -310,7 +349,10 @@ class Crops:
         sides = (self.patch * (1 + self.zoom) ** (2 * chance[4] - 1)).round().long()
         x = torch.stack([self._crop(*drawn) for drawn in zip(places[mine], sides[mine].tolist(), strict=True)])
         x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-        return self._augment(x, chance[:4, mine]).expand(-1, self.channels, -1, -1)
+        x = self._augment(x, chance[:4, mine]).expand(-1, self.channels, -1, -1)
+        if self.labels is None:
+            return x
+        return Labelled(x, self.labels[torch.searchsorted(self.ends, places[mine], right=True)].to(self.device))
 
     def _crop(self, place: Tensor, side: int) -> Tensor:
         """A square around a place, of `side` pixels as far as there are so many, brought to the size of a patch."""

@@ -82,9 +82,9 @@ class TorchBackend:
         self.hash, self.scale, self.pixel_size = hash, scale, pixel_size
 
     @classmethod
-    def load(cls, run: str | os.PathLike[str], *, device: str = "auto") -> TorchBackend:
-        """The run's model; a ValueError says what is wrong with the run folder."""
-        model, stored = load_model(Path(run))
+    def load(cls, run: str | os.PathLike[str], *, device: str = "auto", known: str | None = None) -> TorchBackend:
+        """The run's model; a ValueError says what is wrong with the run folder. `known`: see `load_model`."""
+        model, stored = load_model(Path(run), known=known)
         return cls(
             model,
             hash=stored["hash"],

@@ -1,4 +1,6 @@
-"""Does a generator make the material, or only noise of the right colour? Radial power spectrum and grey histogram."""
+"""Does a generator make the material, or only noise of the right colour? Radial power spectrum, grey histogram, and
+the clouds of features of many crops.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from anomalib_gan.fidelity import crops_of, features, fidelity
 
 Image = NDArray[np.floating]
 CROPS = 8
@@ -72,6 +76,19 @@ def table(samples: Sequence[Image], normals: Sequence[Image]) -> dict[str, dict[
     return {
         name: {term: float(np.mean([one[term] for one in each])) for term in each[0]} for name, each in found.items()
     }
+
+
+def fidelities(samples: Sequence[Image], normals: Sequence[Image]) -> dict[str, dict[str, float]]:
+    """`fidelity` of samples, of every other normal image and of these with their phases shuffled, each against the rest
+    of the normal images; in rows as those of `table`, with as many crops. A row that is empty had too few.
+    """
+    mine, others = normals[::2], normals[1::2]
+    shuffled = [phase_shuffled(image, i) for i, image in enumerate(mine)]
+    real = features(crops_of(others))
+    rows = {"sample": samples, "normal image": mine, "normal image, phases shuffled": shuffled}
+    clouds = {name: features(crops_of(images)) for name, images in rows.items()}
+    count = min(len(real), *(len(cloud) for cloud in clouds.values()))
+    return {name: fidelity(cloud, real, count) for name, cloud in clouds.items()}
 
 
 def crops(image: Image, height: int, width: int) -> list[Image]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,19 +38,47 @@ class Spec:
     params: dict[str, Any] = field(default_factory=dict)
 
 
+class Labelled(NamedTuple):
+    """Images x (N, C, H, W) and the number y (N,) of each one's class: what a model with `classes` gets for images."""
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class About:
+    """What the list of the zoo tells of a model: one line, its paper, and how it knows the density of normal images.
+
+    `density`: "explicit", it can be computed; "bound", a bound on it can; "implicit", it only draws samples; "none".
+    """
+
+    line: str
+    paper: str
+    density: Literal["explicit", "bound", "implicit", "none"]
+
+
 class Model(nn.Module):
     """A game between players; see `play`. All lengths are in pixels of the full-resolution image.
 
     Attributes: `channels` of the image; `stride`, which height and width must be multiples of; `halo`, the radius
     outside of which a pixel cannot influence the map; `smallest`, which height and width must reach where that is more
     than a stride; `patch`, the side of the square training crops; `batch`, crops per batch; `exportable`, True or the
-    reason why the model cannot leave as an ONNX graph.
+    reason why the model cannot leave as an ONNX graph; `looked_at`, the normal images on which it is settled, and as
+    many of those held back, fewer where they are large or where a map takes long; `about`, what the list of the zoo
+    tells of it; `classes`, the names of the materials that it tells apart: where there are any, what it plays with and
+    settles on is `Labelled`.
 
     Optional, for bundles: `parts(x)`, what the map is made of, as a dict of "reconstruction" (N, C, H, W) in [-1, 1],
     "code" (N, c, h, w) and, by its name, each component (N, 1, H, W) as it is mixed; `generate(z)`, an image (N, C, H,
     W) in [-1, 1] from codes (N, `code`, h, w). For the card: `found`, the settings that `settle` found, by name.
+
+    Optional, for `diagnose`: `sample(n, height, width)`, generated images; `reconstruct(x)`, both in [-1, 1];
+    `posterior(s)`, the distribution q(z|s) of an image at the working scale, 1 / `shrink`, over (N, `code`, h, w);
+    `answers(x)`, what a critic answers in the game, raw, on (N, C, H, W) and on as many generated images, and
+    `objective`, that of its game.
     """
 
+    about: ClassVar[About]
     channels: int
     stride: int
     halo: int
@@ -58,6 +86,8 @@ class Model(nn.Module):
     patch: int
     batch: int
     exportable: bool | str = True
+    classes: Sequence[str] = ()
+    looked_at: int = 48
 
     @classmethod
     def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:
@@ -104,7 +134,7 @@ def refresh(model: Model, normals: Sequence[Tensor], rounds: int = 16) -> None:
             norm.num_batches_tracked.zero_()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        batches = crops(normals, model.patch, model.batch)
+        batches: Iterator[Any] = crops(normals, model.patch, model.batch)
         model.train()
         for _ in range(rounds):
             for _ in model.play(batches, 1.0):
@@ -114,20 +144,22 @@ def refresh(model: Model, normals: Sequence[Tensor], rounds: int = 16) -> None:
         norm.momentum = momentum
 
 
-def crops(normals: Sequence[Tensor], patch: int, batch: int) -> Iterator[Tensor]:
+def crops(normals: Sequence[Any], patch: int, batch: int) -> Iterator[Any]:
     """Random square crops of images (1, C, H, W), for ever, as often at edges as training takes them; an image smaller
-    than `patch` gives none.
+    than `patch` gives none. Of images that are `Labelled`, so are the crops.
     """
-    large = [x for x in normals if min(x.shape[-2:]) >= patch]
+    images = [one if isinstance(one, Labelled) else Labelled(one, one.new_zeros(1)) for one in normals]
+    large = [one for one in images if min(one.x.shape[-2:]) >= patch]
     if not large:
         raise ValueError(
             f"no normal image is at least {patch} pixels high and wide: give larger images or a smaller patch"
         )
     while True:
-        taken = []
+        taken, labels = [], []
         for _ in range(batch):
-            x = large[int(torch.randint(len(large), ()))]
+            x, y = large[int(torch.randint(len(large), ()))]
             middle = (int(torch.randint(size, ())) for size in x.shape[-2:])
             top, left = (min(max(m - patch // 2, 0), s - patch) for m, s in zip(middle, x.shape[-2:], strict=True))
             taken.append(x[..., top : top + patch, left : left + patch])
-        yield torch.cat(taken)
+            labels.append(y)
+        yield Labelled(torch.cat(taken), torch.cat(labels)) if isinstance(normals[0], Labelled) else torch.cat(taken)

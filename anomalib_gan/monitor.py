@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from anomalib_gan.model import Model
-from anomalib_gan.proxy import crop, proxy
+from anomalib_gan.proxy import crop, effort, proxy
 
 POOR = 0.7  # pixel AUROC on synthetic defects below which a map is of little use
 APART = 1.0  # spreads of the normal map by which held-back normal images may lie above those of the training
@@ -27,7 +27,8 @@ def troubles(model: Model, training: Sequence[Tensor], unseen: Sequence[Tensor])
     least = max(model.stride, model.smallest)
     judged = [x for x in (unseen or training) if min(x.shape[-2:]) >= max(least, 4)]
     if judged:
-        worth = proxy(model, judged, trials=TRIALS)["map"]
+        trials, side = effort(model)
+        worth = proxy(model, judged, trials=min(TRIALS, trials), side=side)["map"]
         if worth < POOR:
             found.append(
                 f"the map finds synthetic defects poorly (pixel AUROC {worth:.2f}, at least {POOR} expected): "

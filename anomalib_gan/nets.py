@@ -3,8 +3,10 @@ bounded neighbourhood decides every output and a tiled image equals the whole on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -83,14 +85,45 @@ def generator(code: int, widths: Sequence[int], channels: int) -> nn.Sequential:
     )
 
 
-def patch_encoder(channels: int, width: int, code: int) -> nn.Sequential:
-    """Unpadded, stride 8: a 32 x 32 patch becomes exactly one code, (N, channels, 8h + 24, 8w + 24) -> (N, code, h,
-    w).
+def perceptrons(sizes: Sequence[int], side: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """E and G with fully connected layers between so many neurons, for every patch of `side` x `side` pixels of the
+    grid by itself; each layer of E has its counterpart in G.
+
+    A patch laid out as channels turns them into 1 x 1 convolutions: the grid starts at the image's origin, and any size
+    goes.
     """
+    first, *_, last = pairwise(sizes)
+    down = [dense(a, b) for a, b in pairwise(sizes[:-1])]
+    up = [dense(b, a) for a, b in pairwise(sizes[1:])]
+    return (
+        nn.Sequential(nn.Sequential(nn.PixelUnshuffle(side), down[0]), *down[1:], nn.Conv2d(*last, 1)),
+        nn.Sequential(*reversed(up), nn.Sequential(nn.Conv2d(first[1], first[0], 1), nn.PixelShuffle(side), nn.Tanh())),
+    )
+
+
+def perceptron(*sizes: int) -> list[nn.Module]:
+    """Fully connected layers between so many neurons, for every place by itself; the last is linear."""
+    *hidden, last = pairwise(sizes)
+    return [*(dense(a, b) for a, b in hidden), nn.Conv2d(*last, 1)]
+
+
+def dense(a: int, b: int) -> nn.Sequential:
+    return block(nn.Conv2d(a, b, 1, bias=False), b)
+
+
+def patch_encoder(channels: int, width: int, code: int, norm: bool = True) -> nn.Sequential:
+    """Unpadded, stride 8: a 32 x 32 patch becomes exactly one code, (N, channels, 8h + 24, 8w + 24) -> (N, code, h,
+    w). `norm`: batch norm in between.
+    """
+
+    def down(a: int, b: int, side: int) -> nn.Sequential:
+        conv = nn.Conv2d(a, b, side, stride=2, bias=not norm)
+        return block(conv, b) if norm else nn.Sequential(conv, nn.LeakyReLU(0.2))
+
     return nn.Sequential(
-        block(nn.Conv2d(channels, width, 4, stride=2, bias=False), width),  # 32 -> 15
-        block(nn.Conv2d(width, 2 * width, 3, stride=2, bias=False), 2 * width),  # 15 -> 7
-        block(nn.Conv2d(2 * width, 4 * width, 3, stride=2, bias=False), 4 * width),  # 7 -> 3
+        down(channels, width, 4),  # 32 -> 15
+        down(width, 2 * width, 3),  # 15 -> 7
+        down(2 * width, 4 * width, 3),  # 7 -> 3
         nn.Conv2d(4 * width, code, 3),  # 3 -> 1
     )
 
@@ -126,6 +159,52 @@ class PatchCritic(nn.Module):
 
     def forward(self, s: Tensor, z: Tensor) -> Tensor:
         return self.joint(torch.cat((self.image(s), z), 1))
+
+
+class PatchFeatureCritic(nn.Module):
+    """As PatchCritic, with the features f_D(s, z) that it answers by: (N, 1, h, w) and (N, 4 width, h, w).
+
+    Without batch norm, so that its slope at a pair is that pair's own.
+    """
+
+    stride, border = 8, 12
+
+    def __init__(self, channels: int, width: int, code: int) -> None:
+        super().__init__()
+        self.image = patch_encoder(channels, width, 4 * width, norm=False)
+        self.features = nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(4 * width + code, 4 * width, 1), nn.LeakyReLU(0.2))
+        self.head = nn.Conv2d(4 * width, 1, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # torch's own start shrinks from layer to layer where no norm mends it
+                nn.init.kaiming_normal_(module.weight, 0.2)
+
+    def forward(self, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(torch.cat((self.image(s), z), 1))
+        return self.head(features), features
+
+
+class FeatureCritic(nn.Module):
+    """D(s) with the features that it answers by, in which images can be compared: (N, C, 8h, 8w) -> answers (N, 1, h,
+    w) and features (N, width, 2h, 2w).
+    """
+
+    stride, reach = 4, 12  # of the features; no feature depends on a pixel farther away
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        w1, w2, w3 = width // 2, width, 3 * width // 2
+        self.features = nn.Sequential(
+            block(nn.Conv2d(channels, w1, 4, stride=2, padding=1, bias=False), w1),
+            block(nn.Conv2d(w1, w2, 4, stride=2, padding=1, bias=False), w2),
+            block(nn.Conv2d(w2, w2, 3, padding=1, bias=False), w2),
+        )
+        self.head = nn.Sequential(
+            block(nn.Conv2d(w2, w3, 4, stride=2, padding=1, bias=False), w3), nn.Conv2d(w3, 1, 3, padding=1)
+        )
+
+    def forward(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(s)
+        return self.head(features), features
 
 
 class DenseCritic(nn.Module):
@@ -165,3 +244,186 @@ def shrink(x: Tensor, factor: int) -> Tensor:
 def enlarge(x: Tensor, factor: int) -> Tensor:
     """(N, C, h, w) -> (N, C, factor h, factor w), bilinear."""
     return interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False) if factor > 1 else x
+
+
+class Critic(nn.Module):
+    """D: x -> an answer for every place, (N, answers, h, w), by features (N, f, h, w) that others may look at too."""
+
+    def __init__(self, features: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.features, self.head = features, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+def beside(field: Tensor, y: Tensor) -> Tensor:
+    """(N, c, h, w) with classes y, one-hot (N or 1, K, 1, 1), as further channels: (N, c + K, h, w)."""
+    return torch.cat((field, y.expand(len(field), -1, *field.shape[-2:])), 1)
+
+
+class Leading(nn.Module):
+    """The first `channels` of (N, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, : self.channels]
+
+
+class ProjectionCritic(Critic):
+    """D(x, y) = head(f(x)) + <V y, f(x)> at every place, for (N, channels + K, H, W): x and `beside` it one-hot y.
+
+    cGANs with Projection Discriminator (Miyato and Koyama, 2018).
+    """
+
+    def __init__(self, features: nn.Module, head: nn.Module, channels: int, width: int, classes: int) -> None:
+        super().__init__(nn.Sequential(Leading(channels), features), head)
+        self.channels, self.V = channels, nn.Conv2d(classes, width, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.features(x)
+        return self.head(f) + (self.V(x[:, self.channels :, :1, :1]) * f).sum(1, keepdim=True)
+
+
+class AutoencodingCritic(Critic):
+    """D: minus the energy, in units of `margin`: how badly x (N, C, H, W) is rebuilt at each place of `cell` pixels."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, margin: float, cell: int) -> None:
+        super().__init__(encoder, decoder)
+        self.margin, self.cell = margin, cell
+
+    def forward(self, x: Tensor, features: Tensor | None = None) -> Tensor:
+        again = self.head(self.features(x) if features is None else features)
+        return -avg_pool2d((again - x).square().mean(1, keepdim=True), self.cell) / self.margin
+
+
+def perceptron_generator(code: int, hidden: int, channels: int, side: int) -> nn.Sequential:
+    """(N, code, h, w) -> (N, channels, side h, side w) in [-1, 1]: each code becomes its patch, by itself."""
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(code, hidden, 1), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(hidden, hidden, 1), nn.ReLU()),
+        nn.Conv2d(hidden, channels * side**2, 1),
+        nn.PixelShuffle(side),
+        nn.Tanh(),
+    )
+
+
+def perceptron_critic(channels: int, hidden: int, side: int) -> Critic:
+    """(N, channels, side h, side w) -> (N, 1, h, w): each patch by itself has an answer."""
+    features = nn.Sequential(
+        nn.PixelUnshuffle(side),
+        nn.Sequential(nn.Conv2d(channels * side**2, hidden, 1), nn.LeakyReLU(0.2)),
+        nn.Sequential(nn.Conv2d(hidden, hidden, 1), nn.LeakyReLU(0.2)),
+    )
+    return Critic(features, nn.Conv2d(hidden, 1, 1, bias=False))
+
+
+def transposed(code: int, width: int, channels: int) -> nn.Sequential:
+    """DCGAN's generator: (N, code, h, w) -> (N, channels, 8h, 8w) in [-1, 1] by transposed convolutions."""
+
+    def layer(conv: nn.Module, to: int) -> nn.Sequential:
+        return nn.Sequential(conv, nn.BatchNorm2d(to), nn.ReLU())
+
+    def up(a: int, b: int) -> nn.Sequential:
+        return layer(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=False), b)
+
+    return nn.Sequential(
+        layer(nn.Conv2d(code, 4 * width, 3, padding=1, bias=False), 4 * width),
+        up(4 * width, 2 * width),  # (N, 2 width, 2h, 2w)
+        up(2 * width, width),  # (N, width, 4h, 4w)
+        nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
+        nn.Tanh(),
+    )
+
+
+def strided(channels: int, width: int, norm: bool = True, answers: int = 1) -> Critic:
+    """DCGAN's critic: (N, channels, 8h, 8w) -> (N, answers, h, w) by strided convolutions; `norm`: batch norm between.
+
+    Here as in the other critics, the answers have no bias of their own: a common offset says nothing to some
+    objectives.
+    """
+
+    def down(a: int, b: int) -> nn.Sequential:
+        conv = nn.Conv2d(a, b, 4, stride=2, padding=1, bias=not norm)
+        return block(conv, b) if norm else nn.Sequential(conv, nn.LeakyReLU(0.2))
+
+    first = nn.Sequential(nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2))
+    features = nn.Sequential(first, down(width, 2 * width), down(2 * width, 4 * width))
+    return Critic(features, nn.Conv2d(4 * width, answers, 3, padding=1, bias=False))
+
+
+class PixelNorm(nn.Module):
+    """Each pixel's channels divided by their root mean square (Karras et al., 2018)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+
+
+def coarse(x: Tensor, by: int) -> Tensor:
+    """Means of by x by pixels, each laid out over its pixels again: same size."""
+    return x if by == 1 else shrink(x, by).repeat_interleave(by, -2).repeat_interleave(by, -1)
+
+
+class Growing(nn.Module):
+    """A net of LEVELS doublings, grown as far as `level` says: between two whole levels the finer one is faded in."""
+
+    LEVELS = 3
+    level: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("level", torch.tensor(float(self.LEVELS)))
+
+
+class GrowingGenerator(Growing):
+    """(N, code, h, w) -> (N, channels, 8h, 8w) in [-1, 1]; what is coarser as yet is laid out in blocks."""
+
+    def __init__(self, code: int, width: int, channels: int) -> None:
+        super().__init__()
+        widths = (2 * width, 2 * width, width, width // 2)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.LeakyReLU(0.2), PixelNorm())
+            for a, b in pairwise((code, *widths))
+        )
+        self.to_image = nn.ModuleList(nn.Conv2d(b, channels, 1) for b in widths)
+
+    def forward(self, z: Tensor) -> Tensor:
+        level, stage = float(self.level), 0
+        x = self.blocks[0](z)
+        image = self.to_image[0](x)
+        while stage < level:
+            stage += 1
+            x = self.blocks[stage](interpolate(x, scale_factor=2.0))
+            before, image = image, self.to_image[stage](x)
+            if level < stage:
+                image = torch.lerp(interpolate(before, scale_factor=2.0), image, 1 - (stage - level))
+        return interpolate(image.tanh(), scale_factor=float(2 ** (self.LEVELS - stage)))
+
+
+class GrowingFeatures(Growing):
+    """(N, channels, 8h, 8w) -> (N, 2 width, h, w), the generator's mirror; below the last level it looks at means."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        widths = (2 * width, 2 * width, width, width // 2)
+        self.from_image = nn.ModuleList(nn.Sequential(nn.Conv2d(channels, b, 1), nn.LeakyReLU(0.2)) for b in widths)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(b, a, 3, padding=1), nn.LeakyReLU(0.2)) for a, b in pairwise((widths[0], *widths))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        level = float(self.level)
+        top = math.ceil(level)
+
+        def seen(stage: int) -> Tensor:
+            return self.from_image[stage](shrink(x, 2 ** (self.LEVELS - stage)))
+
+        f = seen(top)
+        for stage in range(top, 0, -1):
+            f = avg_pool2d(self.blocks[stage](f), 2)
+            if stage == top and level < top:
+                f = torch.lerp(seen(stage - 1), f, 1 - (top - level))
+        return self.blocks[0](f)

@@ -22,15 +22,19 @@ def open_inspector(
     rescale: bool = False,
     calibrated: bool = True,
     spin: bool = True,
+    known: str | None = None,
 ) -> Inspector:
     """The model of a run or of a bundle and, where it has one and `calibrated` is set, its calibration.
 
     `tile` is the side in pixels of the square pieces that large images are cut into; `threads` bounds the processor
-    threads of the network, `spin` as in `Inspector.load`. A ValueError names what is missing or wrong in the folder. A
-    bundle needs no torch.
+    threads of the network, `spin` as in `Inspector.load`. `known`: of a run whose model has classes, the one that all
+    images are of, which makes it another detector with a calibration of its own. A ValueError names what is missing or
+    wrong in the folder. A bundle needs no torch.
     """
     folder = Path(path)
     if is_bundle(folder):
+        if known is not None:
+            raise ValueError(f"{folder} is a bundle, which knows no classes: leave --class {known} out")
         inspector = Inspector.load(folder, device, threads=threads, tile=tile, rescale=rescale, spin=spin)
         inspector.calibration = inspector.calibration if calibrated else None
         return inspector
@@ -45,7 +49,7 @@ def open_inspector(
 
     if threads:
         torch.set_num_threads(threads)
-    backend = TorchBackend.load(folder, device=device)
+    backend = TorchBackend.load(folder, device=device, known=known)
     stored = folder / CALIBRATION
     calibration = Calibration.from_json(read_json(stored)) if calibrated and stored.exists() else None
     return Inspector(backend, tile=tile, calibration=calibration, rescale=rescale)

@@ -35,6 +35,8 @@ from anomalib_gan.training import derive_seed
 
 GENEROUS = 4  # px
 SCALES = (1, 2)  # at which the corruptions are laid over, so that they come small and large
+TRIALS, SIDE = 60, 384  # crops that `proxy` spoils, and their side in px
+FEW, NARROW = 12, 192  # the same for a model whose map is an optimisation, which takes seconds
 Corruption = Callable[[Tensor], tuple[Tensor, Tensor]]
 # Shapes and the fills that they get. No fill is trained on, nor are cracks, bumps and scratches.
 FAMILIES = {
@@ -48,13 +50,18 @@ AROUND = 192  # px, side of the square that the one defect of an image lies in
 SEEN = 6  # px, least area of a defect
 
 
+def effort(model: Model) -> tuple[int, int]:
+    """`trials` and `side` of `proxy` for this model: less where each map is an optimisation, by `inversion`."""
+    return (FEW, max(NARROW, model.smallest)) if hasattr(model, "inversion") else (TRIALS, SIDE)
+
+
 @torch.no_grad()
 def proxy(
     model: Model,
     normals: Sequence[Tensor],
     *,
-    trials: int = 60,
-    side: int = 384,
+    trials: int = TRIALS,
+    side: int = SIDE,
     seed: int = 0,
     corruption: Corruption = corrupt_held_out,
 ) -> dict[str, float]:
@@ -79,7 +86,9 @@ def _judged(model: Model, examples: Iterable[tuple[Tensor, Tensor]]) -> dict[str
         x = spoilt.to(device)
         parts: dict[str, Tensor] = getattr(model, "parts", lambda x: {})(x)
         maps = {name: parts[name] for name in parts if name not in ("reconstruction", "code")}
-        for name, field in {"map": model.anomaly_map(x), **maps}.items():
+        if "map" not in maps:
+            maps = {"map": model.anomaly_map(x), **maps}
+        for name, field in maps.items():
             found.setdefault(name, []).append(field.float().cpu()[chosen].numpy())
     labels = np.concatenate(truth)
     return {name: float(roc_auc_score(labels, np.concatenate(values))) for name, values in found.items()}

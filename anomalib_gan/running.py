@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from anomalib_gan import __version__, checkpoint, data, models, monitor, plots
 from anomalib_gan.export import usable
-from anomalib_gan.model import Model, Spec
+from anomalib_gan.model import Labelled, Model, Spec
 from anomalib_gan.runtime.calibrating import SPLIT
 from anomalib_gan.runtime.card import CARD
 from anomalib_gan.runtime.files import read_json, write_bytes, write_json
@@ -42,7 +43,6 @@ RESERVE = (
 )  # kept free at the end for settling and pictures: seconds and share of the budget, the larger one
 MOMENTS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of the training at which a row of samples is drawn, besides step 1
 SAMPLES = 8
-LOOKED_AT = 48  # images on which the model is settled, and as many of those held back; fewer where they are large
 LOOKED_PIXELS = 2**24
 LOOKED_SIDE = 2048  # px, the largest side that is taken of each
 LISTED = 10  # reviewed images that are named one by one
@@ -165,14 +165,30 @@ class Job:
         warnings += reviewed.check(images)
         channels = images[0].grey.shape[0]
         spec, found = specified(settings, images, start)
+        groups: list[list[data.Normal]] = [images]
+        kinds: list[str] | None = None
+        if spec.params.get("classes"):  # it tells materials apart
+            if added:
+                raise ValueError(f"{spec.name} tells classes apart, and reviews name none: leave --add-reviewed out")
+            kinds = data.classes_of(folder, [image.path for image in images])
+            given = settings.params.get("classes") if start is None else spec.params["classes"]
+            classes = list(given or sorted(set(kinds)))
+            groups = data.grouped(images, kinds, classes)
+            spec = replace(spec, params={**spec.params, "classes": classes})
         torch.manual_seed(derive_seed(settings.seed, "weights"))
         net = models.build(spec.name, **spec.params).to(place.device)
         if start is not None:
             net.load_state_dict(start.weights)
         if channels > net.channels:
             raise ValueError(f"{images[0].path} is a colour image, {spec.name} has {net.channels} channel: convert it")
-        held = data.hold_out(images, net.patch, settings.seed, start.before if start else data.NOTHING)
-        training, kept = data.regions(images, held)
+        before = start.before if start else data.NOTHING
+        held = [one for group in groups for one in data.hold_out(group, net.patch, settings.seed, before)]
+        training: list[Tensor] = []
+        kept: list[Tensor] = []
+        labels: list[int] = []
+        for number, group in enumerate(groups):
+            seen, unseen = data.regions(group, held)
+            training, kept, labels = training + seen, kept + unseen, labels + [number] * len(seen)
         if not held:
             warnings.append("the images are too small to hold pixels back: calibrate with --good and other good images")
         crops = data.Crops(
@@ -186,18 +202,23 @@ class Job:
             flips=settings.flips,
             jitter=settings.jitter,
             zoom=settings.zoom,
+            labels=labels if net.classes else None,
         )
         trainer = Trainer(net, crops, settings.steps, seed=settings.seed)
-        told = [
+        told: list[dict[str, Any]] = [
             {"path": str(i.path.absolute()), "sha256": i.sha256, "height": i.grey.shape[1], "width": i.grey.shape[2]}
             | ({"reviewed": True} if i.path in added else {})
             for i in images
         ]
+        if kinds:
+            told = [{**one, "class": kind} for one, kind in zip(told, kinds, strict=True)]
         card = {
             "name": run.name,
             "spec": asdict(spec),
             "data": {
-                **{"folder": str(folder.absolute()), "images": told, "fingerprint": data.fingerprint(images)},
+                **{"folder": str(folder.absolute()), "images": told},
+                **{"fingerprint": data.fingerprint(images, kinds)},
+                **({"classes": dict(Counter(kinds))} if kinds else {}),
                 **{"pixel_size": data.pixel_size(images), "channels": channels, "white": images[0].white},
             },
             "init_from": start and start.told(),
@@ -210,7 +231,7 @@ class Job:
             "started": started,
             "duration_s": None,
             "warnings": warnings,
-            "oddest": data.oddest(images),
+            "oddest": [odd for group in groups for odd in data.oddest(group)],
             "found": found,
         }
         # The checkpoint holds it too, and takes plain values only.
@@ -225,7 +246,7 @@ class Job:
             if state["card"]["data"]["fingerprint"] != self.card["data"]["fingerprint"]:
                 raise ValueError(
                     f"the images in {self.card['data']['folder']} are not those the run was started with: "
-                    "give back the same files, or start a new run"
+                    "give back the same files, in the same class folders, or start a new run"
                 )
             if state["card"]["settings"]["processes"] != self.place.world:
                 raise ValueError(
@@ -269,6 +290,8 @@ class Job:
         if self.settings.init_from is not None:
             self.say(f"beginning with the weights of {self.settings.init_from}")
         count = sum(parameter.numel() for parameter in net.parameters())
+        if net.classes:
+            self.say("classes: " + ", ".join(f"{name} ({n})" for name, n in self.card["data"]["classes"].items()))
         self.say(f"{self.spec.name}: {count:,} parameters, {net.batch} patches of {net.patch}x{net.patch} px per batch")
         for warning in self.card["warnings"]:
             self.say(f"warning: {warning}")
@@ -409,7 +432,7 @@ class Job:
             return
         net = self.trainer.model
         training = views(self.crops.images, net, self.place.device)
-        model = self.trainer.finish(training)
+        model = self.trainer.finish(self._labelled(training))
         filled = [data.fill(region, max(net.stride, net.smallest)) for region in self.kept]
         unseen = views(filled, net, self.place.device)
         with torch.no_grad():
@@ -440,6 +463,13 @@ class Job:
         write_json(self.run / CARD, self.card)
         self.say(f"finished after {timedelta(seconds=round(time.monotonic() - self.began))}: {self.run}")
 
+    def _labelled(self, looked: list[Tensor]) -> Sequence[Any]:
+        """`views` of the training images, for a model with classes together with these."""
+        if self.crops.labels is None:
+            return looked
+        labels = spread(list(self.crops.labels[:, None].to(self.place.device)), len(looked))
+        return [Labelled(x, y) for x, y in zip(looked, labels, strict=True)]
+
 
 def specified(settings: Settings, images: Sequence[data.Normal], start: Start | None) -> tuple[Spec, dict[str, Any]]:
     """The model's spec, and what of it was found from the images: now, or by the run that the training begins with."""
@@ -461,10 +491,10 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
 def views(regions: Sequence[Tensor], model: Model, device: torch.device) -> list[Tensor]:
     """Some of the regions, evenly spread, as (1, C, H, W) in [-1, 1]: the middle up to LOOKED_SIDE.
 
-    LOOKED_AT of them, or as many as have LOOKED_PIXELS together, but not under eight for that.
+    As many as the model looks at, or as have LOOKED_PIXELS together, but not under eight for that.
     """
     largest = max((min(region[0].numel(), LOOKED_SIDE**2) for region in regions), default=1)
-    count = min(LOOKED_AT, max(8, LOOKED_PIXELS // largest))
+    count = min(model.looked_at, max(8, LOOKED_PIXELS // largest))
     found = []
     for region in spread(regions, count):
         _, height, width = region.shape

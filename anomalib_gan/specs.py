@@ -5,18 +5,28 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from anomalib_gan import models
 from anomalib_gan.model import Spec
 
 
 def keywords(name: str) -> dict[str, Any]:
-    """The keywords of a model's constructor with their defaults; a ValueError lists the models that exist."""
+    """The keywords of a model's constructor with their defaults; a ValueError lists the models that exist.
+
+    Where a constructor hands the rest on to its parent's (**common), the parent's are among them.
+    """
     if name not in models.MODELS:
         raise ValueError(f"no model is called {name!r}: choose one of {', '.join(sorted(models.MODELS))}")
-    signature = inspect.signature(models.MODELS[name])
-    return {key: one.default for key, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
+    found: dict[str, Any] = {}
+    for one in models.MODELS[name].__mro__:
+        if "__init__" in vars(one):
+            parameters = list(inspect.signature(vars(one)["__init__"]).parameters.values())[1:]  # without self
+            named = {each.name: each.default for each in parameters if each.kind is not each.VAR_KEYWORD}
+            found = {**named, **found}
+            if len(named) == len(parameters):
+                break
+    return found
 
 
 def complete(name: str, params: dict[str, Any], channels: int) -> Spec:
@@ -24,6 +34,11 @@ def complete(name: str, params: dict[str, Any], channels: int) -> Spec:
     known = keywords(name)
     if unknown := [key for key in params if key not in known]:
         raise ValueError(f"{name} has no parameter {unknown[0]!r}: choose from {', '.join(known)}")
+    hints = get_type_hints(models.MODELS[name].__init__)
+    for key, value in params.items():
+        if get_origin(hints.get(key)) is Literal and value not in get_args(hints[key]):
+            choices = ", ".join(map(str, get_args(hints[key])))
+            raise ValueError(f"{name} has no {key} {value!r}: choose one of {choices}")
     given = {"channels": channels, **params} if "channels" in known else params
     return Spec(name, {**{key: value for key, value in known.items() if value is not inspect.Parameter.empty}, **given})
 

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from anomalib_gan.model import Model, Player
+from anomalib_gan.model import Labelled, Model, Player
 from anomalib_gan.muon import Muon, matrices
 
 EMA = 0.999  # decay of the averaged weights, which are the ones that are scored and exported
@@ -26,7 +26,7 @@ START = 0.04  # factor on the learning rate at the very beginning
 GRADIENT = "|gradient|"  # its norm stands among the values that are checked
 READ_EVERY = 10  # rounds between two readings of the losses on CUDA, where each reading waits for the device
 
-Batches = Callable[[int], Tensor]
+Batches = Callable[[int], Tensor | Labelled]
 Losses = dict[str, dict[str, float]]
 
 
@@ -73,8 +73,9 @@ class Progress:
 class Trainer:
     """Plays the game: `for progress in Trainer(model, batches, steps): ...`; stopping is `break`, a later loop goes on.
 
-    `batches(n)` is batch n as a pure function of n, (N, C, patch, patch) in [-1, 1] on the model's device. A step is
-    one round of `model.play`. `steps=None` means not yet planned: progress stays 0 until `trainer.steps` is set.
+    `batches(n)` is batch n as a pure function of n, (N, C, patch, patch) in [-1, 1] on the model's device, `Labelled`
+    for a model with classes. A step is one round of `model.play`. `steps=None` means not yet planned: progress stays 0
+    until `trainer.steps` is set.
 
     All randomness of a round comes from torch's global generator, seeded from (seed, step, rank) as the round begins,
     and what a model remembers between rounds lies in buffers; so `state_dict` needs no generator's state, and a trainer
@@ -155,11 +156,11 @@ class Trainer:
         if self._unread and (not self.cuda or self.step % READ_EVERY == 0 or self.step == self.steps):
             self._read()
 
-    def _draw(self) -> Iterator[Tensor]:
+    def _draw(self) -> Iterator[Any]:
         while True:
-            x = self.batches(self.drawn)
+            batch = self.batches(self.drawn)
             self.drawn += 1
-            yield x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+            yield batch._replace(x=laid_out(batch.x)) if isinstance(batch, Labelled) else laid_out(batch)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast("cuda", dtype=torch.bfloat16) if self.cuda else nullcontext()
@@ -240,10 +241,11 @@ class Trainer:
         for step, who, names, part in self._unread:
             self._check(step, who, names, part.tolist())
 
-    def finish(self, normals: Sequence[Tensor]) -> Model:
+    def finish(self, normals: Sequence[Any]) -> Model:
         """The model that is scored and exported: a copy with the averaged weights, settled on normal images.
 
-        `normals`: each (1, C, H, W) in [-1, 1], H and W multiples of the model's stride, on its device. In eval mode.
+        `normals`: each (1, C, H, W) in [-1, 1], H and W multiples of the model's stride, on its device, and `Labelled`
+        where it has classes. In eval mode.
         """
         self._look()
         torch.manual_seed(derive_seed(self.seed, "settle"))
@@ -284,6 +286,11 @@ class Trainer:
         self.step, self.steps = state["step"], state["steps"]
         self.drawn, self.seconds = state["drawn"], state["seconds"]
         self._unread.clear()
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """Images in the memory format of the networks."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def players_of(model: Model) -> dict[str, Player]:

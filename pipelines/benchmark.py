@@ -43,9 +43,9 @@ def accuracy(
 ) -> Path:
     """Trains and evaluates every row with every seed on every data set (MVTec layout): out/accuracy.md and .csv.
 
-    `models` are rows of `anomalib_gan.accuracy.ROWS`; `minutes` (or `steps`) is each training's budget. What is
-    finished is not done again: called again after a kill, it goes on. The table holds all that `out` holds; with
-    `readme` it is also put between that file's markers. Returns the Markdown's path.
+    `models` are rows of `anomalib_gan.accuracy.ROWS`, every model of the zoo among them; `minutes` (or `steps`) is each
+    training's budget. What is finished is not done again: called again after a kill, it goes on. The table holds all
+    that `out` holds; with `readme` it is also put between that file's markers. Returns the Markdown's path.
     """
     from anomalib_gan.accuracy import ROWS, csv_of, markdown, measured, place_of
     from pipelines.calibrate import calibrate
@@ -161,9 +161,10 @@ def generation(
     normals = [pixels.mean(-1) for pixels in held_pixels(run, terminal.note)]
     torch.manual_seed(0)
     drawn = []
-    for count, height, width, across in ((16, 64, 64, 4), (4, *size, 1)):
+    for batches, count, height, width, across in ((16, 16, 64, 64, 4), (1, 4, *size, 1)):
         with torch.inference_mode():
-            drawn.append(model.sample(count, height, width).mean(1).double().numpy())  # type: ignore[operator]
+            some = [model.sample(count, height, width) for _ in range(batches)]  # type: ignore[operator]
+            drawn.append(torch.cat(some).mean(1).double().numpy())
         picture = cv2.imencode(".png", sheet(drawn[-1], across))[1].tobytes()
         write_bytes(Path(out) / f"samples-{width}x{height}.png", picture)
     text = generation_table(drawn, normals)
@@ -188,7 +189,8 @@ def proxy(run: str | os.PathLike[str], *, threads: int | None = None) -> dict[st
         torch.set_num_threads(threads)
     model, _ = checkpoint.load_model(run)
     normals = [torch.from_numpy(pixels).float().permute(2, 0, 1)[None] for pixels in held_pixels(run, terminal.note)]
-    dense = figures.proxy(model.eval(), normals)
+    trials, side = figures.effort(model)
+    dense = figures.proxy(model.eval(), normals, trials=trials, side=side)
     print("Pooled pixel AUROC on held-back normal images with synthetic defects unlike those of the training:")
     for name, value in dense.items():
         print(f"{name:<12} {value:.4f}")
@@ -326,7 +328,11 @@ def height_and_width(text: str) -> tuple[int, int]:
 def accuracy_command(
     data: Annotated[list[Path], typer.Option(help="Data set in MVTec layout; may be repeated.")],
     models: Annotated[
-        str, typer.Option(help="Rows of the table, separated by commas; a name that is none lists them all.")
+        str,
+        typer.Option(
+            help="Rows of the table, separated by commas: models by their name, and variations of the detector; a name "
+            "that is none lists them all."
+        ),
     ] = ",".join(DEFAULT),
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
     minutes: Annotated[float | None, typer.Option(help="Minutes of each training; default: as `train`.")] = None,
@@ -396,9 +402,10 @@ def generation_command(
     out: Out = OUT,
     readme: Readme = None,
 ) -> None:
-    """Compare what a run generates with its material: power spectrum and grey levels.
+    """Compare what a run generates with its material: power spectrum, grey levels, Frechet distance, precision, recall.
 
-    The measure is the normal pixels that training held back, at least two images. A generator that draws the material
+    The last three are of crops in the answers of a fixed bank of filters, not of a network trained on photographs. The
+    measure is the normal pixels that training held back, at least two images. A generator that draws the material
     is as near to them as they are to each other, and nearer than they are with their phases shuffled. Writes
     OUT/generation.md and the samples as PNG.
     """

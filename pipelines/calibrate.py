@@ -37,6 +37,7 @@ def calibrate(
     device: str = "auto",
     tile: int = 1024,
     threads: int | None = None,
+    known: str | None = None,
     console: Console | None = None,
 ) -> Calibration:
     """Fits thresholds to the normal images that training held back, or to good ones from elsewhere, and stores them.
@@ -45,17 +46,24 @@ def calibrate(
     all who reviewed them call normal, but for those that the model was trained on.
 
     The options from `info_bar` on must be those that images will be scored with; without `bits` and `white` those of
-    the training hold. Raises ValueError where an image is missing, damaged or no longer the one that was held back, and
-    leaves the old calibration as it was.
+    the training hold. `known`: see `open_inspector`; of the images held back those of this class are then taken. A run
+    has one calibration at a time. Raises ValueError where an image is missing, damaged or no longer the one that was
+    held back, and leaves the old calibration as it was.
     """
-    inspector = open_inspector(run, device=device, tile=tile, threads=threads, rescale=rescale, calibrated=False)
+    inspector = open_inspector(
+        run, device=device, tile=tile, threads=threads, rescale=rescale, calibrated=False, known=known
+    )
     trained = card_folder(run)
-    bits, white = levels(read_card(trained), bits, white, tell=terminal.note)
+    card = read_card(trained)
+    bits, white = levels(card, bits, white, tell=terminal.note)
     inspector.opener = partial(open_image, info_bar=info_bar, bits=bits, white=white)
     console = console or Console(highlight=False)
     default = good is None and add_reviewed is None
     seen = frozenset() if default else trained_on(trained)
     normals = held_back(trained) if default else good_images(good, add_reviewed, seen, console)
+    if known is not None and default:
+        kinds = {image["path"]: image.get("class") for image in card["data"]["images"]}
+        normals = [normal for normal in normals if kinds.get(str(normal.path)) == known]
     if not normals:
         raise ValueError(f"{run} held no normal image back: give --good")
     calibration = fit(
@@ -125,6 +133,7 @@ def command(
     device: options.Device = "auto",
     tile: options.Tile = 1024,
     threads: options.Threads = None,
+    known: options.Class = None,
 ) -> None:
     """Set the thresholds of a trained model, from normal images only.
 
@@ -135,10 +144,11 @@ def command(
     order statistics of the normal scores, so n images cannot support a rate much below 1/n; what they do support is
     told.
 
-    Give the options from `--info-bar` on as you will give them to `score`. Without `--bits` and `--white` those of the
-    training hold.
+    Give the options from `--info-bar` on as you will give them to `score`, also `--class`. Without `--bits` and
+    `--white` those of the training hold.
     """
     calibrate(
         run, good=good, add_reviewed=add_reviewed, rate=rate, reject_rate=reject_rate, pixel_rate=pixel_rate,
         info_bar=info_bar, bits=bits, white=white, rescale=rescale, device=device, tile=tile, threads=threads,
+        known=known,
     )  # fmt: skip

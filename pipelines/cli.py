@@ -24,10 +24,12 @@ The usual way, from a folder of normal images to a report:
 With labelled defects, `anomalib-gan evaluate runs/x DATASET_DIR` measures how good the maps are."""
 
 COMMANDS = {
+    "models": "List the models that can be trained.",
     "train": "Train a detector on a folder of normal images.",
     "calibrate": "Set the thresholds of a run from normal images, at a wanted rate of false alarms.",
     "score": "Score a folder of images: maps, verdicts, defects, a report.",
     "evaluate": "Measure a run on a labelled dataset in MVTec layout.",
+    "diagnose": "Tell what a run is beyond its maps: its codes, its critic, what it draws.",
     "records": "Export, prune and back up the results database; compare and activate models.",
     "export": "Write a trained model as a bundle that runs without torch.",
     "types": "Teach a bundle to name kinds of defects, from reviews.",

@@ -32,13 +32,14 @@ def evaluate(
     device: str = "auto",
     tile: int = 1024,
     threads: int | None = None,
+    known: str | None = None,
 ) -> dict[str, Any]:
     """`labelled.evaluate` for a run's folder; `out` defaults to run/evaluation/<dataset name>.
 
     `info_bar`, `bits` and `white` are those of `runtime.image.open_image`; without the latter two those of the training
-    hold. `rescale`, `device`, `tile` and `threads` are those of `open_inspector`.
+    hold. `rescale`, `device`, `tile`, `threads` and `known` are those of `open_inspector`.
     """
-    inspector = open_inspector(run, device=device, tile=tile, threads=threads, rescale=rescale)
+    inspector = open_inspector(run, device=device, tile=tile, threads=threads, rescale=rescale, known=known)
     bits, white = levels(read_card(card_folder(run)), bits, white, tell=terminal.note)
     inspector.opener = partial(open_image, info_bar=info_bar, bits=bits, white=white)
     return evaluate_dataset(inspector, dataset, out or place_of(run, dataset))
@@ -66,6 +67,7 @@ def command(
     device: options.Device = "auto",
     tile: options.Tile = 1024,
     threads: options.Threads = None,
+    known: options.Class = None,
 ) -> None:
     """Measure a run on images with masks: AUROC, AP, AUPRO, F1-max, defects hit, plots, best and worst image.
 
@@ -73,6 +75,6 @@ def command(
     """
     report = evaluate(
         run, dataset, out=out, info_bar=info_bar, bits=bits, white=white, rescale=rescale, device=device, tile=tile,
-        threads=threads,
+        threads=threads, known=known,
     )  # fmt: skip
     terminal.print_evaluation(report, out or place_of(run, dataset), Console())

@@ -26,6 +26,10 @@ Bits = Annotated[int | None, typer.Option(help="Significant bits, such as 12 for
 White = Annotated[float | None, typer.Option(help="Grey level of white; floating-point TIFFs need it.")]
 Rescale = Annotated[bool, typer.Option(help="Resample images whose pixel size differs from the training images'.")]
 Device = Annotated[str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, ...; `auto` takes a GPU where there is one.")]
+Class = Annotated[
+    str | None,
+    typer.Option("--class", metavar="NAME", help="Of a model trained on class folders: the class of all these images."),
+]
 Tile = Annotated[int, typer.Option(help="Side in pixels of the tiles that large images are cut into.")]
 Threads = Annotated[int | None, typer.Option(help="Processor threads of the network; default: as it finds best.")]
 AddReviewed = Annotated[

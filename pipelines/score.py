@@ -35,16 +35,17 @@ def score(
     device: str = "auto",
     tile: int = 1024,
     threads: int | None = None,
+    known: str | None = None,
 ) -> int:
     """Scores all images of `folder` with the model and the thresholds of `run`; see `score_folder`.
 
     `db` is the database that several folders share, a SQLite file or the URL of a PostgreSQL database.
 
     `info_bar`, `bits` and `white` are those of `runtime.image.open_image`; without the latter two those of the training
-    hold. `rescale`, `device`, `tile` and `threads` are those of `open_inspector`.
+    hold. `rescale`, `device`, `tile`, `threads` and `known` are those of `open_inspector`.
     """
     # Between two images their files are decoded and written, which needs the processor.
-    inspector = open_inspector(run, device=device, tile=tile, threads=threads, rescale=rescale, spin=False)
+    inspector = open_inspector(run, device=device, tile=tile, threads=threads, rescale=rescale, spin=False, known=known)
     if inspector.calibration is None:
         raise ValueError(f"{run} has no calibration, so no verdicts: run `anomalib-gan calibrate {run}` first")
     card = read_card(card_folder(run))
@@ -114,6 +115,7 @@ def command(
     device: options.Device = "auto",
     tile: options.Tile = 1024,
     threads: options.Threads = None,
+    known: options.Class = None,
 ) -> None:
     """Inspect a folder of images: maps, scores, verdicts, defects, tables and a report.
 
@@ -127,6 +129,6 @@ def command(
     """
     code = score(
         run, folder, out=out, db=db, maps=maps, masks=masks, overlays=overlays, info_bar=info_bar, bits=bits,
-        white=white, rescale=rescale, device=device, tile=tile, threads=threads,
+        white=white, rescale=rescale, device=device, tile=tile, threads=threads, known=known,
     )  # fmt: skip
     raise typer.Exit(code)

@@ -109,7 +109,7 @@ def command(
         Path,
         typer.Argument(
             metavar="NORMAL_DIR",
-            help="Folder of normal images, with sub-folders; of a data set in MVTec layout its train/good.",
+            help="Folder of normal images, with sub-folders; of a data set in MVTec layout its train/good, or train.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="New folder for the run: checkpoint, curves, pictures, card.")],

@@ -59,6 +59,7 @@ def test_the_table_gives_means_spreads_and_the_commands_that_made_it():
     assert "| source mode | 0 | undefined |" in text
     assert "Pixel AUROC of source mode by alpha: 0: 0.2500, 0.5: 0.5000." in text
     assert "--data set --models 'detector' --seeds 0,2 --minutes 15 --threads 2" in text
+    assert "optimisation" not in text
     assert "2026-01-02; x86_64, 2 cores, no GPU" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1
@@ -66,8 +67,20 @@ def test_the_table_gives_means_spreads_and_the_commands_that_made_it():
     assert len(lines) == 1 + 3 + 4 and len({line.count(",") for line in lines}) == 1
 
 
-def test_rows_have_places_of_their_own(tmp_path):
+def test_rows_of_one_budget_share_a_command_and_closed_forms_and_searches_are_told():
+    found = [one("pca", 0, 0.9) | {"steps": 0}, one("dcgan", 0, 0.8) | {"proxy_crops": [12, 192]}]
+    text = markdown(found)
+    assert "--models 'pca,dcgan' --seeds 0" in text and text.count("anomalib-gan benchmark") == 1
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    assert "closed form" in rows["pca"] and "1.5 min" in rows["dcgan"]
+    assert "map of dcgan takes an optimisation, so the proxy is of 12 crops of 192 px instead of 60 of 384" in text
+
+
+def test_every_model_is_a_row_and_rows_have_places_of_their_own(tmp_path):
     from anomalib_gan.accuracy import ROWS
+    from anomalib_gan.models import MODELS
+
+    assert all(ROWS[name] == (name, {}) for name in MODELS)
 
     places = {place_of(tmp_path, "set", row, seed) for row in ROWS for seed in (0, 1)}
     assert len(places) == 2 * len(ROWS) and {place.parent for place in places} == {tmp_path / "set"}
@@ -104,6 +117,9 @@ def test_the_table_of_samples_has_a_row_for_each_size_and_the_sheet_all_samples(
     drawn = rng.uniform(-1, 1, (4, 32, 40))
     text = generation_table([drawn, drawn[:, :, :32]], list(rng.uniform(-1, 1, (3, 32, 40))))
     assert [line.split("|")[2].strip() for line in text.splitlines()[2:8]] == ["40x32"] * 3 + ["32x32"] * 3
+    assert text.count("| undefined | undefined | undefined |") == 6  # no crop of 64 px fits
+    text = generation_table([rng.uniform(-1, 1, (4, 128, 128))], list(rng.uniform(-1, 1, (4, 128, 128))))
+    assert "undefined" not in text and "are of 18 crops of 64 px" in text
     tiled = sheet(drawn, 2)
     assert tiled.shape == (64, 80) and (tiled[32:, :40] == np.rint((drawn[2] + 1) * 127.5)).all()
 

@@ -14,6 +14,7 @@ import torch
 from test_training import texture, write
 
 from anomalib_gan import checkpoint
+from anomalib_gan.models import MODELS
 from pipelines.calibrate import calibrate
 from pipelines.cli import main
 from pipelines.train import train
@@ -92,7 +93,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("train {0}/mixed --out {0}/x", "b.png is a colour image and 2 others are not: convert or remove it"),
         ("train {0}/small --out {0}/x --model fcbigan", "31x64 px is smaller than half a training patch"),
         ("train {0}/normal --out {0}/run", "holds a run already: continue it with --resume"),
-        ("train {0}/normal --out {0}/x --model fcbigam", "choose one of ae, fcbigan, fcbigan_source"),
+        ("train {0}/normal --out {0}/x --model fcbigam", "no model is called 'fcbigam': choose one of"),
         ("train {0}/normal --out {0}/x --param alfa=1", "has no parameter 'alfa'; choose from"),
         ("calibrate {0}/nowhere", "is neither a run's folder nor a bundle: train a model with `anomalib-gan train"),
         ("calibrate {0}/empty", "checkpoint.pt does not exist: train a model first"),
@@ -199,6 +200,15 @@ def test_another_fault_of_the_network_is_not_taken_for_too_little_memory(place: 
     inspector = open_inspector(place / "run", device="cpu")
     with pytest.raises(RuntimeError, match="channels"):
         inspector.backend(np.zeros((1, 2, 64, 64), np.float32), 255.0)
+
+
+def test_the_zoo_is_listed_with_one_line_for_each_model(cli: Cli) -> None:
+    code, out, _ = cli("models")
+    head, *lines = out.splitlines()
+    assert code == 0 and head.split()[:2] == ["model", "density"]
+    assert [line.split()[0] for line in lines] == list(MODELS)
+    (dictionary,) = (line for line in lines if line.startswith("sparse_coding "))
+    assert all(word in dictionary for word in ("explicit", "closed form", "no", "Carrera"))
 
 
 def test_the_command_lists_its_commands_and_its_version(cli: Cli) -> None:

@@ -39,19 +39,31 @@ RULES = [  # (who, may not import, except)
     ((f"{A}.records",), ("torch", "torchvision", f"{A}.models", f"{A}.training"), ()),
     (("dashboard",), ("torch", "torchvision", "pipelines", A), (f"{A}.runtime", f"{A}.records", A)),
     ((f"{A}.models",), (f"{A}.training", f"{A}.data", f"{A}.export", "pipelines"), ()),
-    ((f"{A}.objectives", f"{A}.nets", f"{A}.residuals", f"{A}.corruption"), (f"{A}.models",), ()),
+    (
+        tuple(f"{A}.{name}" for name in ("objectives", "penalties", "likelihoods", "nets", "residuals", "corruption")),
+        (f"{A}.models",),
+        (),
+    ),
+    (tuple(f"{A}.{name}" for name in ("evidence", "patches", "sparse")), (f"{A}.models", f"{A}.training"), ()),
     ((f"{A}.training",), (f"{A}.models",), ()),
     ((A,), ("pipelines", "dashboard"), ()),
     ((f"{A}.runtime", "dashboard"), ("sklearn",), ()),
     (
         tuple(
-            f"pipelines.{name}" for name in ("calibrate", "evaluate", "export", "score", "train", "types", "benchmark")
+            f"pipelines.{name}"
+            for name in ("calibrate", "diagnose", "evaluate", "export", "score", "train", "types", "benchmark")
         ),
         ("dashboard",),
         (),
     ),
     (
-        tuple(f"{A}.{name}" for name in ("evaluation", "evaluation_report", "labelled", "plots")),
+        tuple(
+            f"{A}.{name}"
+            for name in (
+                *("evaluation", "evaluation_report", "labelled", "plots"),
+                *("dimension", "fidelity", "findings", "diagnosis_page"),
+            )
+        ),
         ("torch", "torchvision"),
         (),
     ),
@@ -74,7 +86,7 @@ def test_forbidden_imports(path):
         "onnx": (f"{A}.runtime.bundle", f"{A}.export"),
         "sqlalchemy": (f"{A}.records",),
         "alembic": (f"{A}.records.migrations",),
-        "matplotlib": (f"{A}.plots",),
+        "matplotlib": (f"{A}.plots", f"{A}.diagnosis_page"),
         "rich": (f"{A}.terminal", "pipelines"),
         "typer": ("pipelines",),
         "streamlit": ("dashboard", "pipelines.dashboard"),

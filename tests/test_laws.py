@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from bundles import manifest
-from sklearn.decomposition import sparse_encode
 
 from anomalib_gan.export import TorchBackend, model_graph
+from anomalib_gan.model import Labelled
 from anomalib_gan.models import MODELS, build
-from anomalib_gan.models.sparse_coding import lasso, omp
 from anomalib_gan.nets import shrink
 from anomalib_gan.runtime.bundle import check_graph
 from anomalib_gan.runtime.calibration import Calibration
@@ -23,17 +23,52 @@ from anomalib_gan.runtime.session import OnnxBackend
 from anomalib_gan.training import Trainer
 
 AE = {"width": 8, "code": 4, "patch": 64, "batch": 3, "smoothing": 2.0}
+PATCHES = {"width": 8, "code": 6, "batch": 8, "smoothing": 2.0}
+VAE = {**AE, "variance": 0.05, "samples": 3}
+GAN = {"width": 4, "code": 4, "patch": 32, "batch": 3, "smoothing": 2.0, "steps": 3}
 DICTIONARY = {"side": 8, "atoms": 24, "samples": 1000, "iterations": 20}
 # Small settings by model; after a space, those that make another model of it, to which the laws apply as well.
 SMALL = {
     "fcbigan": {"width": 8, "code": 4, "patch": 64},
     "fcbigan given": {"width": 8, "code": 4, "patch": 64, "alpha": 0.75, "smoothing": 2.0, "likelihood": 0.1},
     "fcbigan_source": {"width": 8, "code": 8, "likelihood": 0.1},
+    "gaussian": {"side": 8},
+    "gaussian apart": {"side": 8, "step": 8, "shrink": 1},
+    "pca": {"side": 8, "step": 4, "code": 6},
+    "pca apart": {"side": 8, "step": 8, "code": 6, "shrink": 1, "residual": "l2", "smoothing": 0.0},
     "ae": AE,
     "ae mlp": {**AE, "kind": "mlp", "residual": "l1", "regulariser": "tv"},
     "ae stacked": {**AE, "kind": "stacked", "residual": "l2", "regulariser": "edges"},
     "sparse_coding": DICTIONARY,
-    "sparse_coding omp": {**DICTIONARY, "solver": "omp", "nonzeros": 3, "density": "gaussian"},
+    "sparse_coding omp": {**DICTIONARY, "solver": "omp", "dictionary": "ksvd", "nonzeros": 3, "density": "gaussian"},
+    "sparse_ae": AE,
+    "sparse_ae wide": {**AE, "kind": "mlp", "code": 80, "residual": "l1", "smoothing": 0.0},
+    "denoising_ae": AE,
+    "denoising_ae mlp": {**AE, "kind": "mlp", "residual": "ssim"},
+    "vae": VAE,
+    "vae bernoulli": {**VAE, "kind": "mlp", "likelihood": "bernoulli", "score": "importance"},
+    "vae categorical": {**VAE, "likelihood": "categorical", "levels": 5, "score": "importance"},
+    "vae linear": {**VAE, "kind": "linear", "variance": None, "score": "prior", "smoothing": 0.0},
+    "beta_tc_vae": VAE,
+    "vae_gan": AE,
+    "vae_gan l2": {**AE, "residual": "l2", "objective": "least-squares"},
+    "bigan": PATCHES,
+    "bigan critic": {**PATCHES, "score": "critic", "prior": "uniform", "regulariser": "mutual_information"},
+    "bigan prior": {**PATCHES, "score": "prior", "objective": "minimax", "regulariser": "total_correlation"},
+    "ganomaly": AE,
+    "ganomaly l1": {**AE, "residual": "l1", "alpha": 0.9},
+    **dict.fromkeys(
+        ("gan", "dcgan", "lsgan", "wgan", "wgan_gp", "sn_gan", "ebgan", "info_gan", "geo_gan", "pro_gan"), GAN
+    ),
+    "cgan": GAN,
+    "cgan classes": {**GAN, "classes": ["one", "two", "three"], "r1": 1.0},
+    "cgan known": {**GAN, "classes": ["one", "two"], "known": "two"},
+    "ac_gan": GAN,
+    "ac_gan classes": {**GAN, "classes": ["one", "two"], "r1": 1.0},
+    "ac_gan k_plus_one": {**GAN, "classes": ["one", "two"], "critic": "k_plus_one"},
+    "sn_gan classes": {**GAN, "classes": ["one", "two"]},
+    "gan minimax": {**GAN, "objective": "minimax", "critic_steps": 2, "score": "likelihood"},
+    "dcgan energy": {**GAN, "objective": "energy", "r1": 1.0, "residual": "ssim"},
 }
 
 
@@ -57,7 +92,7 @@ def batches_of(model):
         torch.manual_seed(n)
         patches = torch.cat([stripes(model.patch, model.patch, model.channels, float(p)) for p in phases])
         torch.random.set_rng_state(state)
-        return patches
+        return Labelled(patches, torch.arange(model.batch) % len(model.classes)) if model.classes else patches
 
     return batch
 
@@ -79,7 +114,10 @@ def name(request):
 def settled(name, steps=3):
     model, trainer = trained(name, steps)
     torch.manual_seed(0)
-    return trainer.finish([stripes(128, 160, model.channels)])
+    normals = [stripes(128, 160, model.channels)]
+    return trainer.finish(
+        [Labelled(x, torch.zeros(1, dtype=torch.long)) for x in normals] if model.classes else normals
+    )
 
 
 def test_every_parameter_has_exactly_one_owner(name):
@@ -88,11 +126,11 @@ def test_every_parameter_has_exactly_one_owner(name):
     assert sorted(owned) == sorted(id(parameter) for parameter in model.parameters())
 
 
-def test_a_move_changes_exactly_its_player_and_every_parameter_has_a_gradient_within_a_round(name):
+def test_a_move_changes_exactly_its_player_and_every_parameter_has_a_gradient_within_four_rounds(name):
     model = small(name)
     players, batches = model.players(), batches_of(model)
     owner = {id(p): who for who, player in players.items() for p in player.parameters()}
-    trainer = Trainer(model, batches, 1, seed=0)
+    trainer = Trainer(model, batches, 4, seed=0)  # at four points of a training: nets may grow
     original = trainer._move
 
     def watched(who, terms):
@@ -107,8 +145,31 @@ def test_a_move_changes_exactly_its_player_and_every_parameter_has_a_gradient_wi
         pass
     for who, player in players.items():
         for parameter in player.parameters():
-            gradient = trainer.optimisers[who].state[parameter]["exp_avg"]  # the average of this round's gradients
+            state = trainer.optimisers[who].state[parameter]
+            gradient = state.get("exp_avg_sq", state["exp_avg"])  # of all rounds, some of which count more
             assert torch.isfinite(gradient).all() and gradient.any()
+
+
+def losses_and_gradients(name):
+    """What a model's players descend in one round on a fixed batch; of a closed-form model quantiles of its map."""
+    model = small(name)
+    if not model.players():
+        found = settled(name).anomaly_map(stripes(128, 160, model.channels))
+        return found.detach().quantile(torch.arange(5.0) / 4).tolist()
+    parameters = {who: player.parameters() for who, player in model.players().items()}
+    batch, found = batches_of(model.train()), []
+    torch.manual_seed(2)
+    for who, terms in model.play((batch(n) for n in itertools.count()), 0.5):
+        gradients = torch.autograd.grad(sum(terms.values()), parameters[who], retain_graph=True, allow_unused=True)
+        found += [float(term.detach()) for term in terms.values()]
+        found += [float(g.norm()) for g in gradients if g is not None]
+    return found
+
+
+def test_no_two_models_have_the_same_losses_and_gradients_on_one_fixed_batch():
+    found = {name: losses_and_gradients(name) for name in MODELS}
+    for one, other in itertools.combinations(found, 2):
+        assert found[one] != pytest.approx(found[other], rel=1e-6), f"{one} and {other} are the same model"
 
 
 def test_resumed_equals_uninterrupted(name):
@@ -134,7 +195,7 @@ def test_spec_round_trips(name):
     model = settled(name)
     again = small(name)
     again.load_state_dict(model.state_dict())
-    x = stripes(96, 128, model.channels)
+    x = stripes(128, 192, model.channels)
     assert torch.equal(model.anomaly_map(x), again.eval().anomaly_map(x))
 
 
@@ -151,6 +212,19 @@ def test_the_map_is_finite_right_shaped_and_local(name):
     unchanged = x.shape[-1] - 1 - model.halo
     before, after = model.anomaly_map(x)[..., :unchanged], model.anomaly_map(y)[..., :unchanged]
     assert torch.allclose(before, after, atol=1e-5 * float(before.std().clamp_min(1e-3)))
+
+
+@torch.no_grad()
+def test_what_the_map_is_made_of_fits_the_image_under_names_that_a_graph_may_have(name):
+    model = settled(name)
+    if not hasattr(model, "parts"):
+        return
+    side = max(2 * model.stride, model.smallest)
+    x = stripes(side, side + model.stride, model.channels)
+    for key, field in model.parts(x).items():
+        assert key.isidentifier() and torch.isfinite(field).all()
+        if key != "code":
+            assert field.shape == (1, model.channels if key == "reconstruction" else 1, *x.shape[-2:])
 
 
 @torch.no_grad()
@@ -186,7 +260,7 @@ def test_scoring_moves_no_statistic_and_ignores_the_rest_of_the_batch(name):
     model = settled(name)
     backend = TorchBackend(model, hash="0" * 64, scale=(0.0, 1.0), device="cpu")
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    a = np.random.default_rng(0).uniform(0, 255, (1, model.channels, 96, 96)).astype(np.float32)
+    a = np.random.default_rng(0).uniform(0, 255, (1, model.channels, 128, 128)).astype(np.float32)
     alone = backend(a, 255.0)
     beside = backend(np.concatenate((a, np.zeros_like(a))), 255.0)[:1]
     assert not backend.graph.training
@@ -275,6 +349,71 @@ def test_encoder_and_generator_receive_the_critics_gradient():
             assert not torch.allclose(model.D(s, z), model.D(s, z + 1))  # D sees the code, not only the image
 
 
+def reached(model, terms):
+    """The names of the networks of which a sum of terms gives any parameter a gradient."""
+    named = list(model.named_parameters())
+    found = torch.autograd.grad(sum(terms), [p for _, p in named], retain_graph=True, allow_unused=True)
+    return {key.partition(".")[0] for (key, _), one in zip(named, found, strict=True) if one is not None and one.any()}
+
+
+def test_of_the_three_players_of_vae_gan_each_hears_of_its_own_loss_only():
+    model = small("vae_gan").train()
+    batch, players = batches_of(model), model.players()
+    heard = {}
+    for who, terms in model.play((batch(n) for n in range(9)), 0.0):
+        heard[who] = {name: reached(model, [term]) for name, term in terms.items()}
+        if who == "generator":  # gamma L_like + L_GAN, and nothing of the critic's own loss
+            own = players[who].parameters()
+            adv, like = (torch.autograd.grad(terms[name], own, retain_graph=True) for name in ("adv", "like"))
+            both = torch.autograd.grad(sum(terms.values()), own)
+            assert all(torch.allclose(a + b, c, atol=1e-6) for a, b, c in zip(adv, like, both, strict=True))
+    assert heard["critic"] == {"adv": {"D"}}  # its fakes are fixed
+    assert "G" in heard["generator"]["adv"] and "G" in heard["generator"]["like"]
+    assert heard["encoder"]["kl"] == {"E"} and "adv" not in heard["encoder"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("score", ["prior", "critic", "residual"])
+def test_the_three_maps_of_bigan_are_those_of_its_source_where_a_patch_lies(score):
+    model = build("bigan", **{**SMALL["bigan"], "score": score, "shrink": 1, "smoothing": 0.0, "alpha": 0.3}).eval()
+    s = stripes(32, 32)
+    z = model.E(s)
+    answer, features = model.D(s, z)
+    again = model.G(z)
+    unlike = (model.D(again, z)[1] - features).square().mean().sqrt()
+    expected = {
+        "prior": -torch.distributions.Normal(0, 1).log_prob(z).sum().expand(1, 1, 32, 32),
+        "critic": (1 - answer.sigmoid()).expand(1, 1, 32, 32),
+        "residual": 0.7 * (again - s).abs() + 0.3 * unlike,
+    }
+    assert z.shape == (1, 6, 1, 1)
+    assert torch.allclose(model.anomaly_map(s), expected[score], atol=1e-3)
+
+
+def test_bigan_refuses_the_likelihood_under_a_uniform_prior():
+    with pytest.raises(ValueError, match="under a uniform prior all codes are as likely"):
+        build("bigan", prior="uniform", score="prior")
+
+
+@torch.no_grad()
+def test_ganomaly_scores_by_the_code_alone_as_its_source_does_with_alpha_1():
+    model = settled("ganomaly")
+    x = stripes(96, 128, phase=1.0)
+    parts = model.parts(x)
+    z, code = parts["code"], parts["code_residual"]
+    model.alpha = 1.0
+    assert torch.equal(model.anomaly_map(x), code)
+    gap = (z - model.F(model.G(z))).abs().mean() / model.scale[1]
+    assert float(code.mean()) == pytest.approx(float(gap), rel=0.05)
+    assert float(parts["residual"].mean()) == pytest.approx(1, rel=0.5)  # in units of its mean on normal images
+
+
+def test_every_model_tells_of_itself_in_words_of_its_own():
+    assert all("about" in vars(kind) for kind in MODELS.values())
+    lines = [kind.about.line for kind in MODELS.values()]
+    assert len(set(lines)) == len(lines)
+
+
 @torch.no_grad()
 def test_the_source_gives_one_code_and_one_answer_per_patch():
     model = build("fcbigan_source").eval()
@@ -295,20 +434,6 @@ def test_reconstruction_penalty_of_the_encoder_alone_leaves_the_generator_unmove
             grads = torch.autograd.grad(terms["rec"], list(model.G.parameters()), allow_unused=True)
             assert all(g is None for g in grads)
             assert torch.autograd.grad(terms["rec"], model.E[0][0].weight, retain_graph=False)
-
-
-@pytest.mark.parametrize("solver", ["lasso", "omp"])
-def test_sparse_codes_are_those_of_scikit_learn(solver):
-    torch.manual_seed(0)
-    D, z = torch.nn.functional.normalize(torch.randn(20, 32), dim=0).double(), torch.randn(50, 20).double()
-    given = {"penalty": 0.3, "iterations": 5000} if solver == "lasso" else {"nonzeros": 4}
-    wanted = (
-        {"algorithm": "lasso_lars", "alpha": 0.3} if solver == "lasso" else {"algorithm": "omp", "n_nonzero_coefs": 4}
-    )
-    expected = torch.from_numpy(sparse_encode(z.numpy(), D.T.contiguous().numpy(), **wanted))
-    found = (lasso if solver == "lasso" else omp)(D, z, **given)
-    assert torch.allclose(found, expected, atol=1e-6)
-    assert torch.equal(found.abs() > 1e-6, expected.abs() > 1e-6)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ AT_ZERO = {  # critic(0, 0), generator(0), flipped(0)
     "least-squares": (1.0, 1.0, 0.0),
     "wasserstein": (0.0, 0.0, 0.0),
     "hinge": (2.0, 0.0, 0.0),
+    "energy": (1.0, 0.0, 0.0),
 }
 
 
@@ -48,3 +49,11 @@ def test_the_minimax_gradient_vanishes_where_the_critic_rejects_and_the_non_satu
     (minimax,) = torch.autograd.grad(OBJECTIVES["minimax"].generator(logit) * 3, logit)
     (non_saturating,) = torch.autograd.grad(OBJECTIVES["non-saturating"].generator(logit) * 3, logit)
     assert torch.allclose(minimax, -d) and torch.allclose(non_saturating, d - 1)
+
+
+def test_energy_is_pulled_down_on_real_images_and_pushed_up_on_fakes_below_the_margin_only():
+    real, fake = torch.tensor([-0.2, -0.6], requires_grad=True), torch.tensor([-0.3, -1.7], requires_grad=True)
+    loss = OBJECTIVES["energy"].critic(real, fake)  # answers are minus the energy, in units of the margin
+    assert loss.item() == pytest.approx((0.2 + 0.6) / 2 + 0.7 / 2)
+    down, up = torch.autograd.grad(loss, (real, fake))
+    assert down.tolist() == [-0.5, -0.5] and up.tolist() == [0.5, 0.0]

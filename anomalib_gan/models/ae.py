@@ -11,14 +11,13 @@ et al., 2007).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from anomalib_gan.model import Model, Move, Player, refresh
-from anomalib_gan.nets import block, encoder, enlarge, generator, shrink
+from anomalib_gan.model import About, Model, Move, Player, refresh
+from anomalib_gan.nets import encoder, enlarge, generator, perceptrons, shrink
 from anomalib_gan.penalties import edge_gap, total_variation
 from anomalib_gan.residuals import RESIDUALS, smooth
 
@@ -37,8 +36,12 @@ class AE(Model):
     by itself, "stacked" for three ever narrower ones, trained greedily at first. `shrink`: the working scale is
     1/shrink of the image. `residual`: what the reconstruction and the map are measured by, "ssim", "l1" or "l2".
     `regulariser` R of the reconstruction with its `weight` lambda: "none", "tv" (total variation: smooth) or "edges"
-    (as strong as the image's: sharp). `smoothing` of the map: sigma in working pixels. `width`: of the layers.
+    (as strong as the image's: sharp). `smoothing` of the map: sigma in working pixels. `width`: of the layers. The code
+    is narrower than the patch, else a ValueError: it could copy everything, defects too.
     """
+
+    about = About("what a narrow code cannot tell of an image is not normal", "Bergmann et al., 2019", "none")
+    overcomplete = False  # of subclasses that something else than the code's width keeps from copying
 
     def __init__(
         self,
@@ -60,13 +63,15 @@ class AE(Model):
         self.kind, self.residual, self.regulariser, self.weight = kind, residual, regulariser, weight
         self.smoothing, self.lr = smoothing, lr
         pixels = channels * SIDE**2
+        if code >= pixels and not self.overcomplete:
+            raise ValueError(f"a code of {code} numbers can copy a patch of {pixels}: give a code below {pixels}")
         if kind == "conv":
             widths = (width // 2, width, 3 * width // 2)
             self.E, self.G = encoder(channels, widths, code), generator(code, widths, channels)
         elif kind == "mlp":
-            self.E, self.G = perceptrons((pixels, 4 * width, code))
+            self.E, self.G = perceptrons((pixels, 4 * width, code), SIDE)
         else:
-            self.E, self.G = perceptrons([round(pixels + (code - pixels) * i / 3) for i in range(4)])
+            self.E, self.G = perceptrons([round(pixels + (code - pixels) * i / 3) for i in range(4)], SIDE)
         self.stride = SIDE * shrink
         reach = REACH[kind] + WINDOW + 3 * smoothing + 2
         self.halo = self.stride * -int(-reach * shrink // self.stride)
@@ -79,11 +84,18 @@ class AE(Model):
         if self.kind == "stacked" and progress < GREEDY:
             yield "autoencoder", self.greedy(s)
             return
-        again = self.G(self.E(s))
+        z = self.E(self.shown(s))
+        yield "autoencoder", self.terms(s, z, self.G(z))
+
+    def shown(self, s: Tensor) -> Tensor:
+        """What E sees of s in training."""
+        return s
+
+    def terms(self, s: Tensor, z: Tensor, again: Tensor) -> dict[str, Tensor]:
         terms = {"rec": self.distance(again, s)}
         if self.regulariser != "none":
             terms[self.regulariser] = self.weight * REGULARISERS[self.regulariser](again, s)
-        yield "autoencoder", terms
+        return terms
 
     def greedy(self, s: Tensor) -> dict[str, Tensor]:
         """Each layer of E, with its counterpart in G, is an autoencoder of what the layers below it give, which do not
@@ -124,22 +136,3 @@ class AE(Model):
     @torch.no_grad()
     def settle(self, normals: Sequence[Tensor]) -> None:
         refresh(self, normals)
-
-
-def perceptrons(sizes: Sequence[int]) -> tuple[nn.Sequential, nn.Sequential]:
-    """E and G with fully connected layers between so many neurons, for every 8 x 8 patch of the grid by itself.
-
-    A patch laid out as channels turns them into 1 x 1 convolutions: the grid starts at the image's origin, and any size
-    goes.
-    """
-    first, *_, last = pairwise(sizes)
-    down = [dense(a, b) for a, b in pairwise(sizes[:-1])]
-    up = [dense(b, a) for a, b in pairwise(sizes[1:])]
-    return (
-        nn.Sequential(nn.Sequential(nn.PixelUnshuffle(SIDE), down[0]), *down[1:], nn.Conv2d(*last, 1)),
-        nn.Sequential(*reversed(up), nn.Sequential(nn.Conv2d(first[1], first[0], 1), nn.PixelShuffle(SIDE), nn.Tanh())),
-    )
-
-
-def dense(a: int, b: int) -> nn.Sequential:
-    return block(nn.Conv2d(a, b, 1, bias=False), b)

@@ -26,7 +26,7 @@ from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, ma
 from anomalib_gan.corruption import SPOILT, corrupt
 from anomalib_gan.edges import RINGS, along, depths
 from anomalib_gan.grain import SIDE, drawn, equaliser, filtered, grain, unshrink
-from anomalib_gan.model import Model, Move, Player, refresh
+from anomalib_gan.model import About, Model, Move, Player, refresh
 from anomalib_gan.nets import (
     DenseCritic,
     PatchCritic,
@@ -59,6 +59,11 @@ class FCBiGAN(Model):
     them at the image turned upside down, for materials that look the same either way up.
     """
 
+    about = About(
+        "the detector: a critic of image and code that also saw spoilt images, and a structural residual",
+        "Donahue et al., 2017",
+        "implicit",
+    )
     score: Score = "default"  # "source": the formula's terms at every pixel, as they are
     batch = 8
     critic_steps = 6  # moves of D to one of E and G; with negatives only the first of them plays the game
@@ -264,6 +269,13 @@ class FCBiGAN(Model):
             **dict(zip(("critic", "residual", "likelihood"), fields, strict=True)),
             "code": self.E(s),
         }
+
+    def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """D's answers in the game on pairs (s, E(s)) and (G(z), z), raw: see `objective`."""
+        s = shrink(x, self.shrink)
+        code = self.E(s)
+        z = torch.randn_like(code)
+        return self.D(s, code)[:, -1:], self.D(self.G(z), z)[:, -1:]
 
     @torch.no_grad()
     def settle(self, normals: Sequence[Tensor]) -> None:

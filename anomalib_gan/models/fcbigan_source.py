@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from anomalib_gan.model import About
 from anomalib_gan.models.fcbigan import FCBiGAN, Norm, Score
 from anomalib_gan.nets import DenseCritic, PatchCritic, patch_encoder, patch_generator
 
@@ -22,6 +23,7 @@ class SourceFCBiGAN(FCBiGAN):
     0.5 is the middle. `penalised`: who descends the reconstruction penalty.
     """
 
+    about = About("the detector exactly as its source gives it", "Donahue et al., 2017", "implicit")
     score: Score = "source"
     batch = 64
     critic_steps = 1

@@ -6,7 +6,9 @@ takes many:
     x^ = argmin 1/2 ||D x - z||^2 + lambda ||x||_1,   f = (||D x^ - z||, ||x^||_1),   map = -log phi0(f)
 
 with phi0 the density of f on normal patches. Defect Detection in SEM Images of Nanofibrous Materials (Carrera,
-Manganini, Boracchi and Lanzarone, 2017). D: Online Dictionary Learning for Sparse Coding (Mairal et al., 2009).
+Manganini, Boracchi and Lanzarone, 2017). D: Online Dictionary Learning for Sparse Coding (Mairal et al., 2009), or
+K-SVD (Aharon et al., 2006). A patch is an outlier where phi0 is below what all but a few normal ones have: the map is
+beyond Gamma.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv_transpose2d, fold, softshrink, unfold
+from torch.nn.functional import unfold
 
-from anomalib_gan.model import Model, Player, crops
+from anomalib_gan.model import About, Model, Player, crops
 from anomalib_gan.nets import enlarge, shrink
+from anomalib_gan.patches import laid
+from anomalib_gan.sparse import CHUNK, ksvd, lasso, omp
 
-CHUNK = 4096  # patches that are coded at once, which bounds the memory
+ROUNDS = 10  # of K-SVD
 KERNELS = 1024  # normal patches in whose features the density's kernels are centred
 log = logging.getLogger(__name__)
 
@@ -32,12 +36,15 @@ log = logging.getLogger(__name__)
 class SparseCoding(Model):
     """Patches of `side` x `side` working pixels, every `step` of them (a divisor of `side`) from the image's origin.
 
-    `atoms`: columns of the dictionary, learnt from `samples` normal patches. `solver`: of the codes, "lasso" with
+    `atoms`: columns of the dictionary, learnt from `samples` normal patches, `dictionary` "online" or by "ksvd" (with
+    `nonzeros` atoms a patch, whatever the solver of the codes). `solver`: of the codes, "lasso" with
     `penalty` lambda (FISTA, `iterations` rounds) or "omp" with `nonzeros` atoms a patch. A patch loses its mean, and
     all are divided by the root mean square norm of normal ones, so that lambda has no unit. `density`: phi0 as "kde",
-    Gaussian kernels of Scott's width, or as one "gaussian". `shrink`: the working scale is 1/shrink of the image.
+    Gaussian kernels of Scott's width, or as one "gaussian". `false_alarms`: the share of normal patches beyond Gamma.
+    `shrink`: the working scale is 1/shrink of the image.
     """
 
+    about = About("normal patches are sums of few atoms of a learnt dictionary", "Carrera et al., 2017", "explicit")
     exportable = "the map needs an optimisation, which finds the sparse code of every patch"
 
     def __init__(
@@ -46,11 +53,13 @@ class SparseCoding(Model):
         side: int = 16,
         step: int = 4,
         atoms: int = 256,
+        dictionary: Literal["online", "ksvd"] = "online",
         solver: Literal["lasso", "omp"] = "lasso",
         penalty: float = 0.1,
         nonzeros: int = 8,
         iterations: int = 50,
         density: Literal["kde", "gaussian"] = "kde",
+        false_alarms: float = 0.01,
         samples: int = 20_000,
         shrink: int = 2,
     ) -> None:
@@ -60,7 +69,8 @@ class SparseCoding(Model):
                 f"patches of {side} px every {step} px do not cover all pixels alike: let step divide side"
             )
         self.channels, self.side, self.step, self.shrink, self.samples = channels, side, step, shrink, samples
-        self.solver, self.penalty, self.density = solver, penalty, density
+        self.solver, self.penalty, self.nonzeros, self.density = solver, penalty, nonzeros, density
+        self.dictionary, self.false_alarms = dictionary, false_alarms
         self.coder = {
             "lasso": partial(lasso, penalty=penalty, iterations=iterations),
             "omp": partial(omp, nonzeros=nonzeros),
@@ -73,10 +83,12 @@ class SparseCoding(Model):
         self.register_buffer("norm", torch.ones(()))  # root mean square of normal patches
         self.register_buffer("kernels", torch.zeros(KERNELS if density == "kde" else 1, 2))
         self.register_buffer("whiten", torch.eye(2))  # takes features into units of the kernels' width
+        self.register_buffer("Gamma", torch.zeros(()))
         self.D: Tensor
         self.norm: Tensor
         self.kernels: Tensor
         self.whiten: Tensor
+        self.Gamma: Tensor
 
     def players(self) -> dict[str, Player]:
         return {}
@@ -109,21 +121,22 @@ class SparseCoding(Model):
         s = shrink(x, self.shrink)
         rows, columns = ((size - self.side) // self.step + 1 for size in s.shape[-2:])
         each = self.surprise(self.patches(s)).view(-1, 1, rows, columns)
-        cover = torch.ones(1, 1, self.side // self.step, self.side // self.step).to(s)
-        # A patch answers for all pixels that it covers, and these take the mean: (N, 1, h / step, w / step).
-        mean = conv_transpose2d(each, cover) / conv_transpose2d(torch.ones_like(each), cover)
-        return enlarge(mean, self.step * self.shrink)
+        cells = self.side // self.step  # a patch covers so many steps; the map has a value for each
+        return enlarge(laid(each, torch.ones(1, 1, cells, cells).to(s), 1), self.stride)
+
+    def outliers(self, x: Tensor) -> Tensor:
+        """Where (N, C, H, W) is no normal material, by Gamma: (N, 1, H, W), bool."""
+        return self.anomaly_map(x) > self.Gamma
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """D x^ with the patches' means, averaged where patches overlap, at the size of x."""
         s = shrink(x, self.shrink)
         patches = self.patches(s)
         again = self.encode(patches)[1] @ self.D.T * self.norm + patches.mean(1, keepdim=True)
-        laid = [
-            fold(some.view(len(s), -1, some.shape[1]).transpose(1, 2), s.shape[-2:], self.side, stride=self.step)
-            for some in (again, torch.ones_like(again))
-        ]
-        return enlarge(laid[0] / laid[1], self.shrink)
+        rows, columns = ((size - self.side) // self.step + 1 for size in s.shape[-2:])
+        each = again.view(len(s), rows, columns, -1).movedim(-1, 1)  # (N, n, rows, columns)
+        kernel = torch.eye(again.shape[1]).to(s).view(-1, self.channels, self.side, self.side)
+        return enlarge(laid(each, kernel, self.step), self.shrink)
 
     @torch.no_grad()
     def settle(self, normals: Sequence[Tensor]) -> None:
@@ -142,9 +155,14 @@ class SparseCoding(Model):
             width, centres = 1.0, f.mean(0, keepdim=True)
         self.whiten.copy_(torch.linalg.inv(width * root).T)
         self.kernels.copy_(centres @ self.whiten)
+        self.Gamma.copy_(torch.quantile(self.surprise(unseen), 1 - self.false_alarms))
 
     def learn(self, z: Tensor) -> Tensor:
-        """D from patches (M, n), in one pass over them: columns of at most unit norm. Progress goes to the log."""
+        """D from patches (M, n): columns of at most unit norm. "online" passes over them once. It tells the log."""
+        if self.dictionary == "ksvd":
+            *_, (D, left) = ksvd(z, self.D.shape[1], self.nonzeros, ROUNDS)
+            log.info("dictionary: K-SVD leaves %.4g of the patches' norm", left)
+            return D
         from sklearn.decomposition import MiniBatchDictionaryLearning  # here, for it takes a second
 
         rounds = math.ceil(len(z) / self.batch)
@@ -163,39 +181,3 @@ class SparseCoding(Model):
             random_state=int(torch.randint(2**31, ())),
         )
         return torch.from_numpy(learner.fit(z.cpu().numpy()).components_.T)
-
-
-def lasso(D: Tensor, z: Tensor, penalty: float, iterations: int) -> Tensor:
-    """argmin 1/2 ||D x - z||^2 + penalty ||x||_1 for each row of z (M, n), nearly: (M, atoms).
-
-    FISTA (Beck and Teboulle, 2009), with a fixed number of iterations so that a patch's code depends on nothing else.
-    """
-    gram, target = D.T @ D, z @ D
-    slope = torch.linalg.eigvalsh(gram)[-1].clamp_min(1e-6)
-    x = y = torch.zeros_like(target)
-    t = 1.0
-    for _ in range(iterations):
-        before, x = x, softshrink(y - (y @ gram - target) / slope, float(penalty / slope))
-        t, last = (1 + math.sqrt(1 + 4 * t * t)) / 2, t
-        y = x + (last - 1) / t * (x - before)
-    return x
-
-
-def omp(D: Tensor, z: Tensor, nonzeros: int) -> Tensor:
-    """argmin ||D x - z|| with so many entries of x, one by one, for each row of z (M, n): (M, atoms).
-
-    Batch orthogonal matching pursuit (Rubinstein et al., 2008). In double precision, lest rounding decide which atom is
-    taken and tiles differ from the whole.
-    """
-    gram, target = D.double().T @ D.double(), z.double() @ D.double()
-    ridge = 1e-9 * torch.eye(nonzeros).to(gram)  # for atoms that are nearly the same
-    code, left = torch.zeros_like(target), target
-    chosen = torch.empty(len(z), 0, dtype=torch.long, device=z.device)
-    for count in range(1, nonzeros + 1):
-        best = left.abs().scatter(1, chosen, -1.0).argmax(1, keepdim=True)
-        chosen = torch.cat((chosen, best), 1)
-        inner = gram[chosen[:, :, None], chosen[:, None]] + ridge[:count, :count]
-        x = torch.linalg.solve(inner, target.gather(1, chosen)[..., None])[..., 0]
-        code = torch.zeros_like(target).scatter(1, chosen, x)
-        left = target - code @ gram
-    return code.to(z)

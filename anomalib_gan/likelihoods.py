@@ -1,0 +1,116 @@
+"""What a decoder's raw numbers say about an image: p(x|z) as a torch Distribution; and what two Gaussians differ by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Categorical, Distribution, Normal
+
+LEAST = 1e-4  # variance of a grey level in [-1, 1] below which no decoder may be sure: about one level of 8 bits
+
+
+class Likelihood(Protocol):
+    """`numbers`: how many the decoder gives for each number of the image.
+
+    Called with them, (N, numbers C, h, w), it is p(.|z) over (N, C, h, w). That distribution's values are `values(x)`
+    of an image in [-1, 1], and `image(p)` is its mean in [-1, 1].
+    """
+
+    @property
+    def numbers(self) -> int: ...
+    def __call__(self, y: Tensor) -> Distribution: ...
+    def values(self, x: Tensor) -> Tensor: ...
+    def image(self, p: Distribution) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """N(x; mean, variance): the decoder gives both, or the mean alone where the `variance` is fixed."""
+
+    variance: float | None = None
+
+    @property
+    def numbers(self) -> int:
+        return 2 if self.variance is None else 1
+
+    def __call__(self, y: Tensor) -> Normal:
+        if self.variance is not None:
+            return Normal(y, math.sqrt(self.variance), validate_args=False)
+        mean, log_variance = y.chunk(2, 1)
+        return Normal(mean, (LEAST + log_variance.clamp(max=4.0).exp()).sqrt(), validate_args=False)
+
+    def values(self, x: Tensor) -> Tensor:
+        return x
+
+    def image(self, p: Distribution) -> Tensor:
+        return p.mean
+
+
+@dataclass(frozen=True)
+class BlackOrWhite:
+    """Bernoulli: the probability of white. A grey level between counts as white as often as it is bright, and its
+    log-likelihood is the mean over that.
+    """
+
+    numbers: int = 1
+
+    def __call__(self, y: Tensor) -> Bernoulli:
+        return Bernoulli(logits=y, validate_args=False)
+
+    def values(self, x: Tensor) -> Tensor:
+        return (x + 1) / 2
+
+    def image(self, p: Distribution) -> Tensor:
+        return 2 * p.mean - 1
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Categorical: a probability for each of `numbers` grey levels, of any shape; Pixel Recurrent Neural Networks (van
+    den Oord et al., 2016).
+    """
+
+    numbers: int = 16
+
+    def __call__(self, y: Tensor) -> Categorical:
+        logits = y.unflatten(1, (self.numbers, -1)).movedim(1, -1)  # (N, C, h, w, numbers)
+        return Categorical(logits=logits, validate_args=False)
+
+    def values(self, x: Tensor) -> Tensor:
+        return ((x + 1) * (self.numbers / 2)).floor().clamp(0, self.numbers - 1)
+
+    def image(self, p: Distribution) -> Tensor:
+        assert isinstance(p, Categorical)
+        return p.probs @ ((2 * torch.arange(self.numbers).to(p.probs) + 1) / self.numbers - 1)
+
+
+LIKELIHOODS: dict[str, Callable[[float | None, int], Likelihood]] = {
+    "gaussian": lambda variance, levels: Gaussian(variance),
+    "bernoulli": lambda variance, levels: BlackOrWhite(),
+    "categorical": lambda variance, levels: Levels(levels),
+}
+"""By name, from a fixed variance (None: the decoder gives it) and a number of grey levels."""
+
+
+def kl_diagonal(mean: Tensor, variance: Tensor, mean1: Tensor | float = 0.0, variance1: Tensor | float = 1.0) -> Tensor:
+    """KL[N(mean, variance) || N(mean1, variance1)] in nats, number by number: for diagonal covariances their sum."""
+    ratio = variance / variance1
+    return (ratio - 1 - ratio.log() + (mean - mean1).square() / variance1) / 2
+
+
+def kl_full(mean: Tensor, covariance: Tensor, mean1: Tensor, covariance1: Tensor) -> Tensor:
+    """KL[N(mean, covariance) || N(mean1, covariance1)] in nats of (..., d) and (..., d, d): (...).
+
+    1/2 (tr(S1^-1 S) + (m1 - m)^T S1^-1 (m1 - m) - d + log det S1 / det S). A covariance that is not positive definite
+    is torch's LinAlgError.
+    """
+    root, root1 = torch.linalg.cholesky(covariance), torch.linalg.cholesky(covariance1)
+    gap = torch.cat((root, (mean1 - mean)[..., None]), -1)
+    apart = torch.linalg.solve_triangular(root1, gap, upper=False).square().sum((-2, -1))
+    volumes = (root1.diagonal(dim1=-2, dim2=-1).log() - root.diagonal(dim1=-2, dim2=-1).log()).sum(-1)
+    return (apart - mean.shape[-1]) / 2 + volumes

@@ -1,0 +1,173 @@
+"""Generative adversarial network: a generator learns to draw what a critic cannot tell from normal images.
+
+    min over G, max over D of  E log D(x) + E log(1 - D(G(z))),   z ~ N(0, I)
+
+Generative Adversarial Nets (Goodfellow et al., 2014), Algorithm 1; D answers by the logit of what is written there.
+Both are perceptrons, as there, here on patches of a grid. There is no encoder, so the map is what inversion leaves:
+
+    map = r(G(z*), x) + lambda |f(G(z*)) - f(x)| - mu log p(z*),   z* = argmin of the same,   f: the critic's features
+
+(AnoGAN, Schlegl et al., 2017). The other generators without an encoder are variants of this game.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from anomalib_gan.grain import unshrink
+from anomalib_gan.inversion import Inversion, cut, invert, laid
+from anomalib_gan.model import About, Model, Move, Player, refresh
+from anomalib_gan.nets import Critic, enlarge, judged, perceptron_critic, perceptron_generator, shrink
+from anomalib_gan.objectives import objective_of
+from anomalib_gan.penalties import r1
+from anomalib_gan.residuals import smooth
+from anomalib_gan.scale import working_scale
+
+SIDE = 48  # working px, of the patches that are trained on and inverted
+BANK = 128  # codes whose images inversion starts from
+MARGIN = 2  # codes around a sample that are drawn and cut off
+
+
+class GAN(Model):
+    """G: field of codes -> image, D: image -> an answer for every place; `code` numbers for `cell` x `cell` px.
+
+    `patch`, in px, of training and inversion. `shrink`: the working scale is 1/shrink of the image. `objective`: one of
+    OBJECTIVES, by which all of these games can be played. `critic_steps`: k. `r1`: weight of D's gradient penalty on
+    real images. `residual`: r, "l1", "l2" or "ssim"; `feature`, `likelihood`: lambda and mu; `steps` of the inversion.
+    `score`: "loss", the map above, or "likelihood", -log p(z*) by itself. `smoothing` of the map: sigma in working px.
+    """
+
+    about = About("a generator against a critic, both perceptrons", "Goodfellow et al., 2014", "implicit")
+    exportable = "the map needs an optimisation"
+    looked_at = 4
+    cell = 16  # working px to a code
+    lr = 1e-3
+    betas = (0.5, 0.99)
+    bank: Tensor
+    unit: Tensor
+
+    def __init__(
+        self,
+        channels: int = 1,
+        code: int = 16,
+        width: int = 32,
+        patch: int = 2 * SIDE,
+        batch: int = 32,
+        shrink: int = 2,
+        objective: str = "non-saturating",
+        critic_steps: int = 1,
+        r1: float = 0.0,
+        residual: Literal["l1", "l2", "ssim"] = "l1",
+        feature: float = 0.1,
+        likelihood: float = 0.01,
+        steps: int = 40,
+        score: Literal["loss", "likelihood"] = "loss",
+        smoothing: float = 4.0,
+    ) -> None:
+        super().__init__()
+        if patch % (self.cell * shrink):
+            raise ValueError(f"a patch of {patch} px has no whole codes: let {self.cell * shrink} divide it")
+        self.channels, self.code, self.batch, self.shrink, self.r1 = channels, code, batch, shrink, r1
+        self.patch = self.stride = self.smallest = patch
+        self.objective, self.critic_steps = objective_of(objective), critic_steps
+        self.inversion: dict[str, Any] = {
+            "residual": residual, "feature": feature, "likelihood": likelihood, "steps": steps
+        }  # fmt: skip
+        self.score, self.smoothing = score, smoothing
+        self.weights = {"residual": 1.0, "feature": feature, "likelihood": likelihood}
+        self.G, self.D = self.nets(width)
+        self.halo = patch * -int(-(patch + (3 * smoothing + 2) * shrink) // patch)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.register_buffer("bank", self.prior(torch.empty(BANK, 1, patch // shrink, patch // shrink)))
+        self.register_buffer("unit", torch.ones(()))  # mean absolute feature of normal images
+
+    def nets(self, width: int) -> tuple[nn.Module, Critic]:
+        return (
+            perceptron_generator(self.code, 8 * width, self.channels, self.cell),
+            perceptron_critic(self.channels, 8 * width, self.cell),
+        )
+
+    @classmethod
+    def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:
+        scale = working_scale(normals)
+        return {"shrink": scale, "patch": SIDE * scale}
+
+    def players(self) -> dict[str, Player]:
+        return {
+            "critic": Player((self.D,), self.lr, self.betas),
+            "generator": Player((self.G,), self.lr, self.betas),
+        }
+
+    def prior(self, like: Tensor) -> Tensor:
+        """z ~ N(0, I): a field of codes (N, code, h, w) for each of the images (N, C, h cell, w cell)."""
+        rows, columns = (size // self.cell for size in like.shape[-2:])
+        return torch.randn(len(like), self.code, rows, columns, device=like.device)
+
+    def real(self, batches: Iterator[Tensor]) -> Tensor:
+        return shrink(next(batches), self.shrink)
+
+    def seen(self, x: Tensor) -> Tensor:
+        """What the critic is shown of real images."""
+        return shrink(x, self.shrink)
+
+    def play(self, batches: Iterator[Tensor], progress: float) -> Iterator[Move]:
+        for _ in range(self.critic_steps):
+            x = self.real(batches)  # (N, C, patch / shrink, patch / shrink)
+            with torch.no_grad():
+                fake = self.G(self.prior(x))
+            terms = {"adv": self.objective.critic(self.D(x), self.D(fake))}
+            if self.r1:
+                terms["r1"] = self.r1 * r1(self.D, x)
+            yield "critic", terms
+        yield "generator", {"adv": self.objective.generator(self.D(self.G(self.prior(x))))}
+
+    def anomaly_map(self, x: Tensor) -> Tensor:
+        return self.parts(x)["map"]
+
+    def parts(self, x: Tensor) -> dict[str, Tensor]:
+        """G(z*) at the size of x (N, C, H, W), the field of codes z*, and the map."""
+        s = shrink(x, self.shrink)
+        side = self.patch // self.shrink
+        with judged(self.G, self.D):
+            found = self.inverted(cut(s, side))
+        z, again = (laid(one, len(s), s.shape[-2] // side) for one in (found.z, found.image))
+        chosen = {"likelihood": 1.0} if self.score == "likelihood" else self.weights
+        surprise = smooth(laid(found.left(chosen), len(s), s.shape[-2] // side), self.smoothing)
+        return {
+            "reconstruction": enlarge(again, self.shrink), "code": z, "map": enlarge(surprise, self.shrink)
+        }  # fmt: skip
+
+    def inverted(self, s: Tensor) -> Inversion:
+        """The patches (M, C, side, side) at working scale, inverted."""
+        return invert(self.G, lambda y: self.D.features(y) / self.unit, s, self.bank, **self.inversion)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        return self.parts(x)["reconstruction"]
+
+    def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        s = shrink(x, self.shrink)
+        return self.D(s), self.D(self.G(self.prior(s)))
+
+    @torch.no_grad()
+    def settle(self, normals: Sequence[Tensor]) -> None:
+        refresh(self, normals)
+        with judged(self.D):
+            sizes = [self.D.features(self.seen(x)).abs().mean() for x in normals]
+        self.unit.copy_(torch.stack(sizes).mean().clamp_min(1e-6))
+
+    def generate(self, z: Tensor) -> Tensor:
+        """Images (N, C, H, W) in [-1, 1] from codes (N, code, h, w)."""
+        return unshrink(self.G(z), self.shrink).clamp(-1, 1)
+
+    def sample(self, n: int, height: int, width: int) -> Tensor:
+        """Generated images, (n, C, height, width) in [-1, 1], of any size."""
+        unit = self.cell * self.shrink
+        rows, columns = (-(-size // unit) + 2 * MARGIN for size in (height, width))
+        x = self.generate(self.prior(self.bank.new_empty(n, 1, rows * self.cell, columns * self.cell)))
+        begin = MARGIN * unit  # what lies along a padded G's edge is not drawn like the rest
+        return x[..., begin : begin + height, begin : begin + width]

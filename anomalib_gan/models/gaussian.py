@@ -1,0 +1,120 @@
+"""Gaussian density of patches: maximum likelihood in closed form. Nobody plays, `settle` estimates.
+
+    mu = 1/M sum_i x_i,   Sigma = 1/M sum_i (x_i - mu)(x_i - mu)^T,
+    map = -log N(x; mu, Sigma) = 1/2 ||L^-1 (x - mu)||^2 + log det L + n/2 log 2 pi,   Sigma = L L^T
+
+Three things that a density can do: estimate (the map), infer hidden pixels from the others, sample. Pattern Recognition
+and Machine Learning (Bishop, 2006), section 2.3; few patches: Shrinkage Algorithms for MMSE Covariance Estimation (Chen
+et al., 2010); sampling at any size: Image Quilting (Efros and Freeman, 2001), the cut replaced by a conditional draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from anomalib_gan.model import About, Model, Player
+from anomalib_gan.nets import enlarge, shrink
+from anomalib_gan.patches import laid, moments, shrunk
+
+GRAIN = 1e-5  # variance that every pixel has by itself: what 8 bits round away, about
+
+
+class Gaussian(Model):
+    """Patches of `side` x `side` working pixels, every `step` of them (a divisor of `side`) from the image's origin.
+
+    `shrink`: the working scale is 1/shrink of the image. The map is in nats for each number of a patch, a mean over the
+    patches that cover a pixel.
+    """
+
+    about = About("the likelihood of patches under one Gaussian", "Bishop, 2006", "explicit")
+
+    def __init__(self, channels: int = 1, side: int = 16, step: int = 4, shrink: int = 2) -> None:
+        super().__init__()
+        if side % step:
+            raise ValueError(f"patches of {side} px every {step} px leave pixels uncovered: let step divide side")
+        self.channels, self.side, self.step, self.shrink = channels, side, step, shrink
+        self.n = channels * side**2
+        self.patch = self.smallest = side * shrink
+        self.batch = 1
+        self.stride = step * shrink
+        self.halo = (side + 2 * step) * shrink
+        self.register_buffer("mean", torch.zeros(self.n, dtype=torch.float64))
+        self.register_buffer("covariance", torch.eye(self.n, dtype=torch.float64))
+        self.register_buffer("whiten", torch.eye(self.n))  # L^-1
+        self.register_buffer("centre", torch.zeros(self.n))  # L^-1 (mu - level)
+        self.register_buffer("level", torch.zeros(()))  # mean grey level, so that L^-1 multiplies small numbers
+        self.register_buffer("volume", torch.zeros(()))  # log det L + n/2 log 2 pi
+        self.mean: Tensor
+        self.covariance: Tensor
+        self.whiten: Tensor
+        self.centre: Tensor
+        self.level: Tensor
+        self.volume: Tensor
+
+    def players(self) -> dict[str, Player]:
+        return {}
+
+    @torch.no_grad()
+    def settle(self, normals: Sequence[Tensor]) -> None:
+        mean, covariance, count = moments((shrink(x, self.shrink) for x in normals), self.side, self.step)
+        self.mean.copy_(mean)
+        self.covariance.copy_(shrunk(covariance, count) + GRAIN * torch.eye(self.n).to(covariance))
+        root = torch.linalg.cholesky(self.covariance)
+        whiten = torch.linalg.solve_triangular(root, torch.eye(self.n).to(root), upper=False)
+        self.level.copy_(mean.mean())
+        self.whiten.copy_(whiten)
+        self.centre.copy_(whiten @ (mean - mean.mean()))
+        self.volume.copy_(root.diagonal().log().sum() + self.n / 2 * math.log(2 * math.pi))
+
+    def surprise(self, s: Tensor) -> Tensor:
+        """-log N of each patch of (N, C, h, w), in nats: (N, 1, rows, columns)."""
+        kernel = self.whiten.view(self.n, self.channels, self.side, self.side)
+        white = conv2d(s - self.level, kernel, -self.centre, stride=self.step)  # (N, n, rows, columns)
+        return white.square().sum(1, keepdim=True) / 2 + self.volume
+
+    def anomaly_map(self, x: Tensor) -> Tensor:
+        each = self.surprise(shrink(x, self.shrink)) / self.n
+        cells = self.side // self.step  # a patch covers so many steps; the map has a value for each
+        return enlarge(laid(each, torch.ones(1, 1, cells, cells).to(each), 1), self.stride)
+
+    def conditional(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the numbers of a patch that are `hidden`, (n,) bool, given the v others: the gain Sigma_hv Sigma_vv^-1,
+        (h, v), and their covariance Sigma_hh - Sigma_hv Sigma_vv^-1 Sigma_vh, (h, h).
+        """
+        S, v = self.covariance, ~hidden
+        gain = torch.linalg.solve(S[v][:, v], S[v][:, hidden]).T
+        return gain, S[hidden][:, hidden] - gain @ S[v][:, hidden]
+
+    def infer(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """p(x_h | x_v) of patches (M, n) of whose numbers `hidden`, (n,) bool, are not known: its mean (M, h), which is
+        mu_h + gain (x_v - mu_v), and its covariance (h, h).
+        """
+        gain, covariance = self.conditional(hidden)
+        return self.mean[hidden] + (x[:, ~hidden] - self.mean[~hidden]) @ gain.T, covariance
+
+    def sample(self, n: int, height: int, width: int) -> Tensor:
+        """(n, C, height, width) in [-1, 1]: patch after patch, each given what its neighbours have drawn of it."""
+        hop = -(-self.side // 2)
+        rows, columns = (-(-max(size // self.shrink - self.side, 0) // hop) + 1 for size in (height, width))
+        s = self.mean.new_zeros(n, self.channels, *(self.side + (many - 1) * hop for many in (rows, columns)))
+        known: dict[tuple[bool, bool], tuple[Tensor, Tensor, Tensor]] = {}
+        for above, left in product((False, True), repeat=2):
+            hidden = torch.ones(self.channels, self.side, self.side, dtype=torch.bool, device=s.device)
+            hidden[:, : self.side - hop] &= not above
+            hidden[:, :, : self.side - hop] &= not left
+            gain, covariance = self.conditional(hidden.flatten())
+            known[above, left] = hidden.flatten(), gain, torch.linalg.cholesky(covariance)
+        for row, column in product(range(rows), range(columns)):
+            here = (..., slice(row * hop, row * hop + self.side), slice(column * hop, column * hop + self.side))
+            x = s[here].flatten(1) - self.mean
+            h, gain, root = known[row > 0, column > 0]
+            x[:, h] = x[:, ~h] @ gain.T + torch.randn(n, len(root)).to(root) @ root.T
+            s[here] = (x + self.mean).view_as(s[here])
+        tall, wide = height // self.shrink, width // self.shrink
+        return enlarge(s[..., :tall, :wide].float(), self.shrink).clamp(-1, 1)
