@@ -58,8 +58,12 @@ def compared(
         return None
     if st.button("Compare on reviewed images", help="Both models judge the images that people agree on."):
         place = st.empty()
+
+        def say(text: str) -> None:
+            place.caption(plain(text))
+
         try:
-            compare(records, found[used.name], chosen.path, user, lambda text: place.caption(plain(text)))
+            compare(records, found[used.name], chosen.path, user, say)
         except (PermissionError, ValueError, OSError, MemoryError) as error:
             st.error(plain(str(error) or "not enough memory"))
         place.empty()
@@ -107,7 +111,7 @@ def retraining(chosen: Detector) -> None:
             "the run of this model are (its card knows the run's name alone), after "
             "`pip install 'anomalib_gan[train]'`. The new bundle then stands in the list above."
         )
-        st.code(commands(chosen), None)
+        st.code(commands(chosen), None, wrap_lines=True)
 
 
 def commands(chosen: Detector) -> str:

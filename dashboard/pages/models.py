@@ -256,7 +256,7 @@ def evaluation(chosen: Detector) -> None:
         reasons = undefined.values() if isinstance(undefined, Mapping) else ()
         st.caption("  \n".join(plain(told(one)) for one in (*reasons, *items(report, "notes"))))
     with right:
-        pictures(chosen, {"ROC": f"{folder}/roc.png", "precision over recall": f"{folder}/pr.png"}, columns=2)
+        pictures(chosen, {"ROC": f"{folder}/roc.png", "precision over recall": f"{folder}/pr.png"}, columns=1)
     pictures(chosen, {"worst image": f"{folder}/worst.png", "best image": f"{folder}/best.png"}, columns=2)
 
 
