@@ -272,7 +272,7 @@ def test_a_report_is_one_file_with_the_picture_of_every_reject(archive) -> None:
 def test_evidence_names_what_decided_and_what_was_said(archive, results) -> None:
     row = archive.page(order="worst").rows[0]
     archive.withdraw(archive.review(row, OPERATOR, "false alarm", "<b>sure</b>").id, OPERATOR)
-    archive.review(row, ENGINEER, "confirmed", box=(1, 2, 30, 40))
+    archive.review(row, ENGINEER, "confirmed", boxes=[(1, 2, 30, 40)])
     page = evidence(archive, row.id, image=results.images / row.path)
     assert page.count("data:image/jpeg;base64,") == 2
     for told in (row.sha256, row.model, row.calibration, f"{row.reject:.4g}", "taken back by Olaf", "Eve (engineer)",

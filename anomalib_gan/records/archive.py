@@ -31,10 +31,11 @@ class Archive(Statistics, Reviewing, Thresholds, Drifting, Upkeep):
 
     | asked | module |
     |---|---|
-    | `page`, `rows`, `count`, `inspection`, `neighbours`, `batches`, `pictures`, `models`, `calibrations` | `listing` |
+    | `page`, `rows`, `count`, `thresholds_used`, `inspection`, `of_bytes`, `neighbours` | `listing` |
+    | `batches`, `pictures`, `models`, `calibrations` | `listing` |
     | `totals`, `trend`, `throughput`, `histogram` | `statistics` |
     | `defect_positions`, `largest_defects`, `defect_sizes` | `statistics` |
-    | `queue`, `waiting`, `ask`, `review`, `withdraw`, `reviews`, `agreement` | `reviewing` |
+    | `queue`, `waiting`, `ask`, `review`, `withdraw`, `reviews`, `reviewed`, `agreement` | `reviewing` |
     | `preview`, `changed`, `apply`, `rollback`, `activate`, `active`, `events`, `recover` | `thresholds` |
     | `drift` | `drifting` |
     | `prune`, `backup` | `upkeep` |

@@ -128,7 +128,7 @@ def questions(archive: Archive, calibration: Calibration) -> Iterator[tuple[str,
     yield "defect sizes: a month", lambda: archive.defect_sizes(month)
     yield "queue: the newest 50", archive.queue
     yield "queue: how many wait", archive.waiting
-    yield "agreement", archive.agreement
+    yield "how many were reviewed, and agreement", lambda: (archive.reviewed(), archive.agreement())
     review, reject = calibration.review * 1.1, calibration.reject * 1.1
     yield "preview of thresholds", lambda: archive.preview(calibration, review=review, reject=reject)
     preview = archive.preview(calibration, review=review, reject=reject)

@@ -14,7 +14,7 @@ from dashboard import settings
 from dashboard.choosing import choose, detector, go_to
 from dashboard.detectors import Detector
 from dashboard.looking import Look, look
-from dashboard.results import local, open_archive
+from dashboard.results import local, open_archive, said
 from dashboard.sources import Item
 from dashboard.text import area, plain, seconds
 from dashboard.verdicts import banner, gauge
@@ -118,7 +118,7 @@ def decide(user: User, key: str, decision: str, row: InspectionRecord | None) ->
         written: dict[str, int] = st.session_state.setdefault("written", {})
         boxes: list[Box] = st.session_state.get("boxes", {}).get(key, [])
         try:
-            new = records.review(row, user, label(row.verdict, decision), box=boxes[-1] if boxes else None)
+            new = records.review(row, user, label(row.verdict, decision), boxes=boxes)
             if key in written:
                 records.withdraw(written[key], user)
         except (PermissionError, ValueError, OSError) as error:
@@ -163,8 +163,8 @@ def recorded(user: User, seen: Look) -> InspectionRecord | None:
         st.caption("This image is not in the results, so decisions last for this session.")
         return None
     st.caption(f"In the results: {row.verdict}, scored {local(row.scored_at)}. Your decision becomes a review.")
-    for one in records.reviews(row)[:3]:
-        st.markdown(f"{plain(one.who)} said **{one.label}** on {local(one.at)}")
+    for line in said(records.reviews(row))[:3]:
+        st.markdown(line)
     st.button(
         "Put it into the review queue", on_click=ask, args=(user, row), help="Somebody else shall look at it, too."
     )

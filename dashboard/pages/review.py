@@ -10,7 +10,7 @@ import streamlit as st
 from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import Archive, Filter, Label
 from anomalib_gan.records.schema import InspectionRecord, ReviewRecord
-from dashboard.results import archive, batch_of, is_whole, local, scene
+from dashboard.results import archive, batch_of, is_whole, local, said, scene
 from dashboard.text import area, plain
 from dashboard.verdicts import banner
 from dashboard.viewer import Box, Event, Judgement, Scene, viewer
@@ -64,7 +64,7 @@ def page(user: User) -> None:
         drawable = shown is not None and is_whole(shown, row)
         shown = shown or nothing(row)
         boxes: list[Box] = st.session_state.setdefault("boxes", {}).setdefault(shown.key, [])
-        shown.marks = tuple(boxes[-1:])
+        shown.marks = tuple(boxes)
         viewer(
             shown,
             "review viewer",
@@ -91,7 +91,7 @@ def narrowed(records: Archive) -> Filter:
 def progress(records: Archive, filter: Filter) -> None:
     """How far the queue is, and how far people agree."""
     waiting = records.waiting(filter)
-    reviewed = len({(one.batch, one.sha256) for one in records.reviews(batch=filter.batch)})
+    reviewed = records.reviewed(filter.batch)
     total = reviewed + waiting
     agreement = records.agreement(filter.batch)
     told = f"{reviewed} of {total} reviewed, {waiting} waiting"
@@ -151,7 +151,7 @@ def say(records: Archive, user: User, row: InspectionRecord, label: Label, key: 
     boxes = st.session_state.get("boxes", {}).get(key, [])
     comment = st.session_state.get(f"comment {row.id}", "")
     try:
-        written = records.review(row, user, label, comment, boxes[-1] if boxes else None)
+        written = records.review(row, user, label, comment, boxes)
     except (PermissionError, ValueError, OSError) as error:
         st.session_state["review told"] = ("error", str(error))
         return None
@@ -183,7 +183,7 @@ def undo_button(records: Archive, user: User) -> None:
         st.button("Undo the last review", on_click=undo, args=(records, user))
 
 
-def forget_box(key: str) -> None:
+def forget_boxes(key: str) -> None:
     st.session_state["boxes"].pop(key, None)
 
 
@@ -203,17 +203,15 @@ def about(records: Archive, row: InspectionRecord, user: User) -> None:
     st.markdown(f"{count}{found}")
     key = f"inspection {row.id} {row.scored_at.isoformat()}"
     if boxes := st.session_state.get("boxes", {}).get(key):
-        top, left, bottom, right = boxes[-1]
-        st.markdown(f"Drawn: {right - left} x {bottom - top} px at x {left}, y {top}")
-        st.button("Remove the drawn box", on_click=forget_box, args=(key,))
+        places = "; ".join(f"{right - left} x {bottom - top} px at x {left}, y {top}" for top, left, bottom, right in boxes)
+        st.markdown(f"Drawn: {places}")
+        st.button("Remove what was drawn", on_click=forget_boxes, args=(key,))
     st.text_area(
         "Comment, before you decide", key=f"comment {row.id}", max_chars=2000, height=90,
         help="It goes with the next review of this image.",
     )  # fmt: skip
-    earlier = records.reviews(row)
-    for one in earlier[:5]:
-        comment = f": {plain(one.comment)}" if one.comment else ""
-        st.markdown(f"{plain(one.who)} said **{one.label}** on {local(one.at)}{comment}")
+    for line in said(records.reviews(row))[:5]:
+        st.markdown(line)
     batch = batch_of(records, row)
     size = f"{row.width} x {row.height} px, " if row.width else ""
     st.caption(f"{size}batch {batch.id}, scored {local(row.scored_at)}")
