@@ -43,7 +43,9 @@ RULES = [  # (who, may not import, except)
     ((f"{A}.training",), (f"{A}.models",), ()),
     ((A,), ("pipelines", "dashboard"), ()),
     (
-        tuple(f"pipelines.{name}" for name in ("calibrate", "evaluate", "export", "score", "train", "benchmark")),
+        tuple(
+            f"pipelines.{name}" for name in ("calibrate", "evaluate", "export", "score", "train", "benchmark", "load")
+        ),
         ("dashboard",),
         (),
     ),
@@ -75,6 +77,8 @@ def test_forbidden_imports(path):
         "rich": (f"{A}.terminal", "pipelines"),
         "typer": ("pipelines",),
         "streamlit": ("dashboard", "pipelines.dashboard"),
+        "playwright": (f"{A}.load",),
+        "psutil": (f"{A}.load",),
     }
     for package, owner in owners.items():
         assert within(me, *owner) or not any(within(name, package) for name in found), f"{me} imports {package}"

@@ -79,9 +79,11 @@ def test_a_server_that_has_gone_is_told_and_one_that_came_back_is_asked_again(po
 
 
 def test_a_wrong_question_is_no_trouble_of_the_database(postgres: str, tmp_path: Path) -> None:
-    with empty_database(postgres) as url, Archive(url) as archive, pytest.raises(ProgrammingError):
-        with reading(archive.engine) as session:
-            session.connection().exec_driver_sql("SELECT nothing FROM nowhere")
+    with (
+        empty_database(postgres) as url, Archive(url) as archive,
+        pytest.raises(ProgrammingError), reading(archive.engine) as session,
+    ):  # fmt: skip
+        session.connection().exec_driver_sql("SELECT nothing FROM nowhere")
 
 
 def test_the_disk_that_is_full_stays_an_error_of_the_disk(archive: Archive) -> None:

@@ -97,14 +97,14 @@ class Reviewing(Listing):
             top, left, bottom, right = box
             if not (0 <= top < bottom <= (seen.height or 0) and 0 <= left < right <= (seen.width or 0)):
                 raise ValueError(f"the box {box} does not lie in {seen.path}, {seen.height} x {seen.width} pixels")
-        now = datetime.now(UTC)
+        now, places = datetime.now(UTC), list[Box | tuple[None, None, None, None]](boxes)
         rows = [
             ReviewRecord(
                 batch=seen.batch, sha256=seen.sha256, path=seen.path, who=user.name, role=user.role, at=now,
                 label=label, comment=comment.strip(), box_top=top, box_left=left, box_bottom=bottom, box_right=right,
                 model=seen.model, calibration=seen.calibration, verdict=seen.verdict, score=seen.score,
             )
-            for top, left, bottom, right in boxes or [(None, None, None, None)]
+            for top, left, bottom, right in places or [(None, None, None, None)]
         ]  # fmt: skip
         with writing(self.engine) as session:
             session.add_all(rows)
@@ -161,8 +161,8 @@ class Reviewing(Listing):
     def agreement(self, batch: int | None = None) -> Agreement:
         """How far people agree on the images that more than one of them reviewed; each one's last word counts."""
         image = ReviewRecord.batch, ReviewRecord.sha256
-        several = select(*image).where(*_valid(batch)).group_by(*image).having(func.count(ReviewRecord.who.distinct()) > 1)
-        both = several.subquery()
+        people = func.count(ReviewRecord.who.distinct())
+        both = select(*image).where(*_valid(batch)).group_by(*image).having(people > 1).subquery()
         query = select(*image, ReviewRecord.who, ReviewRecord.label).where(*_valid(batch))
         query = query.join(both, (both.c.batch == ReviewRecord.batch) & (both.c.sha256 == ReviewRecord.sha256))
         said: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)

@@ -43,7 +43,8 @@ def shift_report(records: Archive, filter: Filter, title: str, where: tzinfo = U
     page = _environment(where).get_template("shift.html.j2")
     return page.render(
         title=title, totals=totals, total=sum(totals.values()), rejects=rejects, invalid=invalid, listed=LISTED,
-        speed=speed, used=records.thresholds_used(filter), models=models, made=datetime.now(UTC), batches=batches, where=str(where),
+        speed=speed, used=records.thresholds_used(filter), models=models, made=datetime.now(UTC), batches=batches,
+        where=str(where),
     )  # fmt: skip
 
 

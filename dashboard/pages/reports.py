@@ -152,11 +152,12 @@ def listing(records: Archive, filter: Filter, here: tzinfo) -> None:
 
 def cursors(filter: Filter, order: Order) -> list[str | None]:
     """Where the pages of the table begin, the shown one last; anew where something else is listed."""
-    before = st.session_state.get("report pages")
-    if before is None or before[0] != (filter, order):
-        before = st.session_state["report pages"] = ((filter, order), [None])
-    found: list[str | None] = before[1]
-    return found
+    begins: list[str | None]
+    listed, begins = st.session_state.get("report pages", (None, []))
+    if listed != (filter, order):
+        begins = [None]
+        st.session_state["report pages"] = (filter, order), begins
+    return begins
 
 
 def turn(begins: list[str | None], after: str | None) -> None:

@@ -203,8 +203,8 @@ def about(records: Archive, row: InspectionRecord, user: User) -> None:
     st.markdown(f"{count}{found}")
     key = f"inspection {row.id} {row.scored_at.isoformat()}"
     if boxes := st.session_state.get("boxes", {}).get(key):
-        places = "; ".join(f"{right - left} x {bottom - top} px at x {left}, y {top}" for top, left, bottom, right in boxes)
-        st.markdown(f"Drawn: {places}")
+        places = (f"{right - left} x {bottom - top} px at x {left}, y {top}" for top, left, bottom, right in boxes)
+        st.markdown(f"Drawn: {'; '.join(places)}")
         st.button("Remove what was drawn", on_click=forget_boxes, args=(key,))
     st.text_area(
         "Comment, before you decide", key=f"comment {row.id}", max_chars=2000, height=90,
