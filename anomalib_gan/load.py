@@ -303,7 +303,8 @@ class Session:
                 return
             await self.press("n", "next image")
             if self.left() > 0 and self.chance.random() < 0.5:
-                await self.press(self.chance.choice("ar"), "accept or reject", image=False)
+                accepted = await self.page.get_by_text("ACCEPT", exact=True).count()  # else a box must be drawn first
+                await self.press("a" if accepted else self.chance.choice("ar"), "accept or reject", image=False)
 
     async def review(self) -> None:
         await self.go("Review queue")

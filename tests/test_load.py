@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from results import Results, make
+from results import SAMPLES, Results, make
 
 from anomalib_gan.load import FOLDER, OPEN, Loaded, Plan, Update, markdown, prepare, run
 from anomalib_gan.records.archive import Archive
 from pipelines import load
 
+IMAGES = SAMPLES / "test"
 SMALL = Plan(sessions=2, seconds=8, pause=0.3, history=300, pictures=20)
 
 
@@ -21,8 +22,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 def test_the_database_holds_history_and_pictures_that_all_wait_for_somebody(made, tmp_path) -> None:
-    (made.images / "broken.png").unlink(missing_ok=True)
-    prepare(tmp_path, made.bundle, made.images, SMALL)
+    prepare(tmp_path, made.bundle, IMAGES, SMALL)
     with Archive(tmp_path / "results.db") as records:
         assert records.count() == SMALL.history + SMALL.pictures
         batch = next(one for one in records.batches() if Path(one.folder) == tmp_path / "images")
@@ -49,7 +49,7 @@ def test_the_table_has_the_quantiles_of_all_updates_but_the_coming_in() -> None:
 
 @pytest.mark.slow
 def test_people_work_at_browsers_without_an_error(made, tmp_path) -> None:
-    prepare(tmp_path, made.bundle, made.images, SMALL)
+    prepare(tmp_path, made.bundle, IMAGES, SMALL)
     loaded = run(tmp_path, [sys.executable, "-m", "pipelines.cli"], SMALL, lambda _line: None)
     assert loaded.errors == []
     done = {one.what for one in loaded.updates}
@@ -62,4 +62,4 @@ def test_people_work_at_browsers_without_an_error(made, tmp_path) -> None:
 def test_a_readme_without_the_markers_is_told_before_minutes_are_spent(made, tmp_path) -> None:
     (tmp_path / "README.md").write_text("no markers")
     with pytest.raises(ValueError, match="markers"):
-        load.load(made.bundle, made.images, out=tmp_path, readme=tmp_path / "README.md")
+        load.load(made.bundle, IMAGES, out=tmp_path, readme=tmp_path / "README.md")
