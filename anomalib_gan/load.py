@@ -2,7 +2,8 @@
 
 Each of the `sessions` is a browser of its own: it goes through images, judges them, works off the review queue, looks
 at production and reports, and pauses to look. A page update lasts from the key or the click until the page has run and
-shows its image, by the clock of the browser. Browsers and server share the machine; the figures say what each takes.
+shows its image, by the clock of the browser. Here browsers and server share a machine, people's are elsewhere: so what
+the browsers sent is sent once more without them, to a server begun anew, and its answers are timed alone.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 
 from anomalib_gan.benchmarking import opener_of
+from anomalib_gan.load_sessions import FOLDER, OPEN, PATIENCE, Loaded, Plan, Session, Update
 from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import Archive, Filter
 from anomalib_gan.records.benchmark import make
@@ -33,71 +34,7 @@ from anomalib_gan.runtime.card import read_card
 from anomalib_gan.runtime.image import find_images
 from anomalib_gan.runtime.inspector import Inspector
 
-if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page
-
-HISTORY = 5000
-"""Inspections of half a year that the database holds beside those with pictures."""
-PICTURES = 200
-"""Images that are scored; all of them wait for a review."""
-PATIENCE = 30.0
-"""Seconds after which a page that did not settle counts as an error."""
-OPEN, FOLDER = "open the dashboard", "choose the folder"
 MEMORY = {"alone": "before anybody came", "open": "with all of them there", "end": "at the end"}
-SPANS = ("1 h", "1 d", "1 w", "1 m", "6 m")
-WATCH = """(() => {
-  window.load = { runs: 0, begun: 0, settled: 0 };
-  for (const kind of ["keydown", "click"]) addEventListener(kind, () => { load.begun = performance.now(); }, true);
-  let before = "";
-  const look = () => {
-    const app = document.querySelector("[data-testid=stApp]");
-    const state = app ? app.dataset.testScriptState : "";
-    if (state === "notRunning" && before !== state) { load.runs += 1; load.settled = performance.now(); }
-    before = state;
-  };
-  new MutationObserver(look).observe(document, { subtree: true, childList: true,
-    attributeFilter: ["data-test-script-state"] });
-})()"""
-"""Runs in every page before its own scripts: notes when somebody did something and when the app had run."""
-SETTLED = """before => load.runs > before && load.settled"""
-CHANGED = """([viewer, image]) => viewer.dataset.image !== image && performance.now()"""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """sessions: browsers · seconds: how long they work · pause: seconds on average between two things they do."""
-
-    sessions: int = 20
-    seconds: float = 60.0
-    pause: float = 2.5
-    history: int = HISTORY
-    pictures: int = PICTURES
-
-
-@dataclass(frozen=True)
-class Update:
-    """What was done in which session, seconds until the page had followed, and when it had, in seconds of the run."""
-
-    what: str
-    session: int
-    seconds: float
-    at: float
-
-
-@dataclass
-class Loaded:
-    """What a run gave.
-
-    memory: resident bytes of the server's processes by what they had to do · server, browsers: processors that these
-    kept busy on average while the sessions worked · reviews: rows that the sessions wrote.
-    """
-
-    updates: list[Update] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    memory: dict[str, int] = field(default_factory=dict)
-    server: float = 0.0
-    browsers: float = 0.0
-    reviews: int = 0
 
 
 def prepare(folder: Path, bundle: Path, images: Path, plan: Plan) -> None:
@@ -170,20 +107,32 @@ def run(folder: Path, start: Sequence[str], plan: Plan, say: Callable[[str], Non
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         raise OSError("Chromium is not installed: apt-get install chromium")
+    loaded, database = Loaded(), folder / "results.db"
+    shutil.copy(database, folder / "before.db")
     with serving(start, folder) as (address, server):
-        loaded = asyncio.run(_work(address, server, chromium, plan, say))
-    log = (folder / "log").read_text(errors="replace")
-    if "Traceback" in log:
-        loaded.errors.append(f"the server: {log[log.index('Traceback') :][:500]}")
-    with Archive(folder / "results.db") as records:
+        asyncio.run(_work(address, server, chromium, plan, say, loaded))
+    _look(folder / "log", loaded)
+    with Archive(database) as records:
         loaded.reviews = sum(one.who == "local" for one in records.reviews())
+    os.replace(folder / "before.db", database)
+    with serving(start, folder) as (address, server):
+        say("the same once more, without browsers")
+        asyncio.run(_repeat(address, server, plan, loaded))
+    _look(folder / "log", loaded)
     return loaded
 
 
-async def _work(address: str, server: int, chromium: str, plan: Plan, say: Callable[[str], None]) -> Loaded:
+def _look(log: Path, loaded: Loaded) -> None:
+    text = log.read_text(errors="replace")
+    if "Traceback" in text:
+        loaded.errors.append(f"the server: {text[text.index('Traceback') :][:500]}")
+
+
+async def _work(
+    address: str, server: int, chromium: str, plan: Plan, say: Callable[[str], None], loaded: Loaded
+) -> None:
     from playwright.async_api import async_playwright
 
-    loaded = Loaded()
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         loaded.memory["alone"] = _memory(server)
@@ -203,7 +152,40 @@ async def _work(address: str, server: int, chromium: str, plan: Plan, say: Calla
         loaded.memory["end"] = _memory(server)
         watch.cancel()
         await browser.close()
-    return loaded
+    loaded.sent = [one.sent for one in sessions]
+
+
+async def _repeat(address: str, server: int, plan: Plan, loaded: Loaded) -> None:
+    """Every session's messages again, each once the one before is answered and looked at."""
+    from streamlit.proto.BackMsg_pb2 import BackMsg
+    from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+    from websockets.asyncio.client import connect
+
+    async def session(number: int) -> None:
+        chance = random.Random(number)
+        url = address.replace("http", "ws", 1) + "/_stcore/stream"
+        async with connect(url, origin=address, subprotocols=["streamlit"], max_size=None) as socket:  # type: ignore[arg-type, list-item]
+            await asyncio.sleep(plan.pause * chance.random())
+            for what, data in loaded.sent[number]:
+                if BackMsg.FromString(data).WhichOneof("type") != "rerun_script":
+                    continue
+                begun = time.perf_counter()
+                await socket.send(data)
+                while (
+                    ForwardMsg.FromString(await asyncio.wait_for(socket.recv(decode=False), PATIENCE)).WhichOneof(
+                        "type"
+                    )
+                    != "script_finished"
+                ):
+                    pass
+                loaded.answers.append(Update(what, number, time.perf_counter() - begun))
+                await asyncio.sleep(plan.pause * chance.uniform(0.4, 1.6))
+
+    before, begun = _processor(server)[0], time.perf_counter()
+    for fault in await asyncio.gather(*(session(one) for one in range(plan.sessions)), return_exceptions=True):
+        if fault is not None:
+            loaded.errors.append(f"without browsers: {type(fault).__name__}: {fault}")
+    loaded.alone = (_processor(server)[0] - before) / (time.perf_counter() - begun)
 
 
 async def _watch(server: int, loaded: Loaded, plan: Plan) -> None:
@@ -211,136 +193,6 @@ async def _watch(server: int, loaded: Loaded, plan: Plan) -> None:
     for part in (1, 2):
         await asyncio.sleep(plan.seconds / 3)
         loaded.memory[f"{part * plan.seconds / 3:.0f} s"] = _memory(server)
-
-
-class Session:
-    """One browser, and who sits there: always the same person of the same number, by a seeded chance."""
-
-    def __init__(self, number: int, loaded: Loaded, plan: Plan) -> None:
-        self.number, self.loaded, self.plan = number, loaded, plan
-        self.chance = random.Random(number)
-        self.begun = time.perf_counter()
-        self.page: Page
-
-    async def open(self, browser: Browser, address: str) -> None:
-        """Comes in, and chooses the folder of images."""
-        context = await browser.new_context(viewport={"width": 1366, "height": 768})
-        self.page = await context.new_page()
-        self.page.set_default_timeout(1000 * PATIENCE)
-        self.page.on("pageerror", lambda error: self.wrong("the page", str(error)))
-        await self.page.add_init_script(WATCH)
-        async with self.updated(OPEN):
-            await self.page.goto(address)
-        async with self.updated(FOLDER, image=True):
-            await self.page.get_by_role("radio", name="Folder").click()
-
-    async def work(self) -> None:
-        """Goes from page to page until the time is over; a fault ends the session and is noted."""
-        try:
-            while self.left() > 0:
-                pages = (self.inspect, self.review, self.production, self.reports)
-                (act,) = self.chance.choices(pages, (5, 5, 1, 1))
-                await act()
-        except Exception as error:  # whatever it is, it is what a person would have met
-            self.wrong("a session", f"{type(error).__name__}: {error}")
-
-    def left(self) -> float:
-        return self.plan.seconds - (time.perf_counter() - self.begun)
-
-    def wrong(self, where: str, what: str) -> None:
-        self.loaded.errors.append(f"{where} {self.number}: {what.strip()[:300]}")
-
-    @asynccontextmanager
-    async def updated(self, what: str, image: bool = False) -> AsyncIterator[None]:
-        """Around what a person does: times the page until it has run, and with `image` until another one is drawn."""
-        page = self.page
-        viewer = await page.locator(".viewer").element_handle() if image and await self.shows() else None
-        drawn = await viewer.get_attribute("data-image") if viewer else None
-        runs = await page.evaluate("() => load.runs") if page.url.startswith("http") else 0
-        yield
-        patience = 1000 * PATIENCE
-        ended = await (await page.wait_for_function(SETTLED, arg=runs, timeout=patience)).json_value()
-        if image:
-            now = viewer or await page.locator(".viewer[data-image]").element_handle()
-            ended = max(
-                ended, await (await page.wait_for_function(CHANGED, arg=[now, drawn], timeout=patience)).json_value()
-            )
-        begun = await page.evaluate("() => load.begun")
-        at = time.perf_counter() - self.begun
-        self.loaded.updates.append(Update(what, self.number, (ended - begun) / 1000, at))
-        await self.faults()
-
-    async def shows(self) -> bool:
-        return await self.page.locator(".viewer").count() > 0
-
-    async def faults(self) -> None:
-        """What a page calls an error, but for the alarm of drift, which is one of the line."""
-        for kind in ("stException", "stAlertContentError"):
-            for text in await self.page.get_by_test_id(kind).all_inner_texts():
-                if "have left the calibration" not in text:
-                    self.wrong("the page", text)
-
-    async def pause(self) -> None:
-        await asyncio.sleep(self.plan.pause * self.chance.uniform(0.4, 1.6))
-
-    async def go(self, title: str) -> None:
-        link = self.page.get_by_role("link", name=title)
-        if await link.get_attribute("aria-current") != "page":
-            async with self.updated(f"go to {title}"):
-                await link.click()
-        await self.pause()
-
-    async def press(self, key: str, what: str, image: bool = True) -> None:
-        await self.page.evaluate("() => document.activeElement.blur()")  # keys belong to what was clicked last
-        async with self.updated(what, image):
-            await self.page.keyboard.press(key)
-        await self.pause()
-
-    async def inspect(self) -> None:
-        await self.go("Inspect")
-        for _ in range(self.chance.randint(3, 8)):
-            if self.left() <= 0:
-                return
-            await self.press("n", "next image")
-            if self.left() > 0 and self.chance.random() < 0.5:
-                accepted = await self.page.get_by_text("ACCEPT", exact=True).count()  # else a box must be drawn first
-                await self.press("a" if accepted else self.chance.choice("ar"), "accept or reject", image=False)
-
-    async def review(self) -> None:
-        await self.go("Review queue")
-        for _ in range(self.chance.randint(3, 8)):
-            if self.left() <= 0 or not await self.shows():
-                return
-            doubted = await self.page.get_by_role("button", name="False alarm").count()
-            await self.press(self.chance.choice("cf" if doubted else "c"), "review an image")
-        field = self.page.get_by_role("textbox", name="Path contains")
-        for text in (str(self.chance.randint(0, 9)), ""):
-            async with self.updated("filter the queue"):
-                await field.fill(text)
-                await field.press("Enter")
-            await self.pause()
-
-    async def production(self) -> None:
-        await self.go("Production")
-        for name in self.chance.sample(SPANS, 3):
-            button = self.page.get_by_role("radio", name=name, exact=True)
-            if self.left() <= 0:
-                return
-            if not await button.is_checked():
-                async with self.updated("another time on Production"):
-                    await button.click()
-                await self.pause()
-
-    async def reports(self) -> None:
-        await self.go("Reports")
-        for name in ("A batch", "Newest first", "Worst first"):
-            button = self.page.get_by_role("radio", name=name, exact=True)
-            if self.left() <= 0:
-                return
-            if not await button.is_checked():
-                async with self.updated("another list on Reports"):
-                    await button.click()
-                await self.pause()
 
 
 # --- what it costs -------------------------------------------------------------------------------------------------
@@ -390,12 +242,16 @@ def markdown(loaded: Loaded, plan: Plan, origin: str, command: str) -> str:
     """What `run` measured, for people. Coming in is no page update: it is told below the table."""
     opening = [one.seconds for one in loaded.updates if one.what == OPEN]
     work = [one for one in loaded.updates if one.what not in (OPEN, FOLDER)]
-    lines = ["| page update | times | median s | p95 s | longest s |", "|---|---|---|---|---|"]
+    lines = ["| page update | times | median s | p95 s | longest s | the server alone: median s | p95 s | longest s |"]
+    lines.append("|---" * 8 + "|")
     for what in ("all", *sorted({one.what for one in work})):
-        spent = [one.seconds for one in work if what in ("all", one.what)]
-        if spent:
-            middle, late = np.quantile(spent, (0.5, 0.95))
-            lines.append(f"| {what} | {len(spent)} | {middle:.2f} | {late:.2f} | {max(spent):.2f} |")
+        figures = []
+        for found in (work, loaded.answers):
+            spent = [one.seconds for one in found if one.what not in (OPEN, FOLDER) and what in ("all", one.what)]
+            figures += [*np.quantile(spent, (0.5, 0.95)), max(spent)] if spent else []
+        times = sum(what in ("all", one.what) for one in work)
+        if times:
+            lines.append(f"| {what} | {times} | {' | '.join(f'{one:.2f}' for one in figures)} |")
     memory = (f"{1e-6 * one:,.0f} MB {MEMORY.get(when, f'after {when}')}" for when, one in loaded.memory.items())
     lines += [
         "",
@@ -404,7 +260,7 @@ def markdown(loaded: Loaded, plan: Plan, origin: str, command: str) -> str:
         f"written, errors: {len(loaded.errors)}. Coming in: median {np.median(opening):.1f} s, longest "
         f"{max(opening):.1f} s. "
         f"Memory of the server: {', '.join(memory)}. Processors kept busy: {loaded.server:.2f} by the server, "
-        f"{loaded.browsers:.2f} by the browsers.",
+        f"{loaded.browsers:.2f} by the browsers; {loaded.alone:.2f} by the server alone.",
         *(f"- {error}" for error in loaded.errors[:10]),
         "",
         f"    {command}",

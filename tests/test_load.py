@@ -38,11 +38,12 @@ def test_without_images_nothing_is_begun(made, tmp_path) -> None:
 
 
 def test_the_table_has_the_quantiles_of_all_updates_but_the_coming_in() -> None:
-    updates = [Update("next image", 0, one / 100, 1.0) for one in range(1, 101)]
-    loaded = Loaded([Update(OPEN, 0, 9.0, 0.0), Update(FOLDER, 0, 8.0, 0.0), *updates], ["a session 3: late"])
+    updates = [Update("next image", 0, one / 100) for one in range(1, 101)]
+    loaded = Loaded([Update(OPEN, 0, 9.0), Update(FOLDER, 0, 8.0), *updates], [Update("next image", 0, 0.25)])
+    loaded.errors = ["a session 3: late"]
     loaded.memory = {"alone": 10**8, "20 s": 2 * 10**8}
     text = markdown(loaded, SMALL, "here", "anomalib-gan benchmark dashboard")
-    assert "| all | 100 | 0.51 | 0.95 | 1.00 |" in text and "| next image | 100 |" in text
+    assert "| all | 100 | 0.51 | 0.95 | 1.00 | 0.25 | 0.25 | 0.25 |" in text and "| next image | 100 |" in text
     assert "errors: 1" in text and "- a session 3: late" in text and "longest 9.0 s" in text
     assert "100 MB before anybody came, 200 MB after 20 s" in text
 
@@ -54,7 +55,10 @@ def test_people_work_at_browsers_without_an_error(made, tmp_path) -> None:
     assert loaded.errors == []
     done = {one.what for one in loaded.updates}
     assert {OPEN, FOLDER, "next image"} <= done and {one.session for one in loaded.updates} == {0, 1}
-    assert all(one.seconds > 0 for one in loaded.updates) and loaded.server > 0 and loaded.browsers > 0
+    assert {one.what for one in loaded.answers} == done and len(loaded.answers) >= len(loaded.updates)
+    assert (
+        all(one.seconds > 0 for one in (*loaded.updates, *loaded.answers)) and loaded.server > 0 and loaded.browsers > 0
+    )
     assert list(loaded.memory) == ["alone", "open", "3 s", "5 s", "end"] and min(loaded.memory.values()) > 2**25
     assert loaded.reviews == sum(one.what in ("accept or reject", "review an image") for one in loaded.updates)
 
