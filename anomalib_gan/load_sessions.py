@@ -36,7 +36,12 @@ WATCH = """(() => {
 })()"""
 """Runs in every page before its own scripts: notes when somebody did something and when the app had run."""
 SETTLED = """before => load.runs > before && load.settled"""
-CHANGED = """([viewer, image]) => viewer.dataset.image !== image && performance.now()"""
+VIEWER = """[...document.querySelectorAll("[data-testid^=stBidiComponent], [data-testid^=stBidiComponent] *")]
+  .map((host) => (host.shadowRoot || host).querySelector(".viewer[data-image]")).find((viewer) => viewer)"""
+CHANGED = f"""image => {{
+  const viewer = {VIEWER};
+  return viewer && viewer.dataset.image !== image && performance.now();
+}}"""
 
 
 @dataclass(frozen=True)
@@ -128,17 +133,14 @@ class Session:
     async def updated(self, what: str, image: bool = False) -> AsyncIterator[None]:
         """Around what a person does: times the page until it has run, and with `image` until another one is drawn."""
         page, self.doing = self.page, what
-        viewer = await page.locator(".viewer").element_handle() if image and await self.shows() else None
-        drawn = await viewer.get_attribute("data-image") if viewer else None
+        drawn = await page.evaluate(f"() => ({VIEWER})?.dataset.image ?? null") if image else None
         runs = await page.evaluate("() => load.runs") if page.url.startswith("http") else 0
         yield
         patience = 1000 * PATIENCE
         ended = await (await page.wait_for_function(SETTLED, arg=runs, timeout=patience)).json_value()
         if image:
-            now = viewer or await page.locator(".viewer[data-image]").element_handle()
-            ended = max(
-                ended, await (await page.wait_for_function(CHANGED, arg=[now, drawn], timeout=patience)).json_value()
-            )
+            changed = await page.wait_for_function(CHANGED, arg=drawn, timeout=patience)
+            ended = max(ended, await changed.json_value())
         begun = await page.evaluate("() => load.begun")
         self.loaded.updates.append(Update(what, self.number, (ended - begun) / 1000))
         await self.faults()
