@@ -108,12 +108,15 @@ def run(folder: Path, start: Sequence[str], plan: Plan, say: Callable[[str], Non
     if chromium is None:
         raise OSError("Chromium is not installed: apt-get install chromium")
     loaded, database = Loaded(), folder / "results.db"
-    shutil.copy(database, folder / "before.db")
+    with Archive(database) as records:
+        records.backup(folder / "before.db")
     with serving(start, folder) as (address, server):
         asyncio.run(_work(address, server, chromium, plan, say, loaded))
     _look(folder / "log", loaded)
     with Archive(database) as records:
         loaded.reviews = sum(one.who == "local" for one in records.reviews())
+    for left in folder.glob("results.db-*"):  # of a server that did not end by itself
+        left.unlink()
     os.replace(folder / "before.db", database)
     with serving(start, folder) as (address, server):
         say("the same once more, without browsers")
@@ -171,13 +174,10 @@ async def _repeat(address: str, server: int, plan: Plan, loaded: Loaded) -> None
                     continue
                 begun = time.perf_counter()
                 await socket.send(data)
-                while (
-                    ForwardMsg.FromString(await asyncio.wait_for(socket.recv(decode=False), PATIENCE)).WhichOneof(
-                        "type"
-                    )
-                    != "script_finished"
-                ):
-                    pass
+                kind = None
+                while kind != "script_finished":
+                    heard = await asyncio.wait_for(socket.recv(decode=False), PATIENCE)
+                    kind = ForwardMsg.FromString(heard).WhichOneof("type")
                 loaded.answers.append(Update(what, number, time.perf_counter() - begun))
                 await asyncio.sleep(plan.pause * chance.uniform(0.4, 1.6))
 
