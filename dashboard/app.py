@@ -6,9 +6,12 @@ from functools import partial
 
 import streamlit as st
 
+from anomalib_gan.records.database import RecordsError
+from anomalib_gan.runtime.bundle import BundleError
 from dashboard import settings
 from dashboard.access import guard, sign_out
 from dashboard.pages import PAGES, Page
+from dashboard.text import plain
 
 # The numbers and tables are for screens at the line: less white space than Streamlit leaves, and hashes that wrap.
 STYLE = """<style>
@@ -20,8 +23,16 @@ STYLE = """<style>
 
 
 def show(page: Page) -> None:
-    """Every page passes the guard itself, whichever way it was reached."""
-    page.show(guard())
+    """Every page passes the guard itself, whichever way it was reached.
+
+    What goes wrong with the results or with a bundle while people look at them ends the page with a message, also where
+    the page did not expect it; the next click tries again.
+    """
+    user = guard()
+    try:
+        page.show(user)
+    except (RecordsError, BundleError, OSError) as error:
+        st.error(plain(str(error)))
 
 
 def main() -> None:

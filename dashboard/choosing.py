@@ -110,9 +110,16 @@ def choose(chosen: Detector) -> list[Item]:
     """The images at hand, by what the person chose in the sidebar."""
     known = settings.read()
     ways = [DROP] + [FOLDER] * bool(known.images) + [CAMERA] * bool(known.cameras)
-    way = st.segmented_control("Images", ways, default=DROP, key="way") if len(ways) > 1 else DROP
+    # As for the detector: without this, whoever comes back from another page would have to choose again.
+    before = st.session_state.get("chosen way")
+    before = before if before in ways else DROP
+    way = st.segmented_control("Images", ways, default=before, key="way") if len(ways) > 1 else DROP
+    st.session_state["chosen way"] = way
     if way == FOLDER:
-        root = st.selectbox("Folder", known.images, key="root") if len(known.images) > 1 else known.images[0]
+        before = st.session_state.get("chosen root")
+        at = known.images.index(before) if before in known.images else 0
+        root = st.selectbox("Folder", known.images, at, key="root") if len(known.images) > 1 else known.images[0]
+        st.session_state["chosen root"] = root
         names = listed(root)
         if not names:
             st.caption("There are no images in this folder.")

@@ -17,8 +17,8 @@ from dashboard.sources import Item
 from dashboard.text import defect
 from dashboard.viewer import Scene, toned, warmed
 
-KEPT_BYTES = 96 * 2**20
-"""Of pictures that a session keeps, the one that is looked at always among them."""
+KEPT_BYTES = 32 * 2**20
+"""Of pictures that a session keeps, the one that is looked at always among them: twenty people at work share a PC."""
 RECONSTRUCTED = 16 * 2**20
 """Pixels up to which an image is also reconstructed, which takes as long as its map."""
 
@@ -34,7 +34,8 @@ class Look:
     @property
     def bytes(self) -> int:
         pictures = (self.scene.image, self.scene.heat, self.scene.reconstruction)
-        return sum(one.nbytes for one in pictures if one is not None)
+        encoded = sum(len(layer) for layer in self.scene.layers.values())
+        return encoded + sum(one.nbytes for one in pictures if one is not None)
 
 
 def look(detector: Detector, item: Item) -> Look:

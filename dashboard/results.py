@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -73,10 +74,16 @@ def local(time: datetime, where: tzinfo | None = None) -> str:
     return f"{time.astimezone(where or zone()):%Y-%m-%d %H:%M:%S}"
 
 
-def said(review: ReviewRecord) -> str:
-    """What a review says, as markdown."""
-    kind = f" ({plain(review.defect_type)})" if review.defect_type else ""
-    return f"**{review.label}**{kind}"
+def said(reviews: Sequence[ReviewRecord]) -> list[str]:
+    """Who said what and when, as Markdown, a line for a statement: of several boxes each has a row of its own."""
+    lines = []
+    for (who, label, at), rows in groupby(reviews, lambda one: (one.who, one.label, one.at)):
+        first, *more = rows
+        boxes = f" in {len(more) + 1} places" if more else ""
+        comment = f": {plain(first.comment)}" if first.comment else ""
+        kind = f" ({plain(first.defect_type)})" if first.defect_type else ""
+        lines.append(f"{plain(who)} said **{label}**{kind}{boxes} on {local(at)}{comment}")
+    return lines
 
 
 # --- events --------------------------------------------------------------------------------------------------------
@@ -170,7 +177,10 @@ def _scene(records: Archive, row: InspectionRecord) -> tuple[Scene | None, str]:
     map_file = picture_file(records, batch, "maps", f"{row.path}.tif")
     if map_file is None:
         return show(image=image, defects=defects), "there is no map of this image: it was scored with --no-maps"
-    map, scale = read_map(map_file), map_scale(map_file)
+    try:
+        map, scale = read_map(map_file), map_scale(map_file)
+    except (ValueError, OSError, MemoryError) as error:
+        return show(image=image, defects=defects), str(error) or "not enough memory for the map"
     if map.shape != image.shape[:2]:
         return show(image=image, defects=defects), "the map is of another size than the image: score it again"
     return show(image=image, heat=warmed(map, scale), scale=scale, defects=defects), ""

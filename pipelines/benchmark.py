@@ -23,7 +23,7 @@ from anomalib_gan.runtime.card import read_card
 from anomalib_gan.runtime.files import read_json, write_bytes, write_json
 from anomalib_gan.runtime.image import find_images
 from anomalib_gan.speed import Plan, machine, measure, read_pictures
-from pipelines import options
+from pipelines import load, options
 
 DEFAULT = ("detector", "adversarial weight 0", "source mode")
 DONE = "benchmark.json"
@@ -275,6 +275,8 @@ def records(
     """
     from anomalib_gan.records.benchmark import make, markdown, measure
 
+    if readme is not None:  # before minutes are spent
+        between(Path(readme).read_text(encoding="utf-8"), "records", "")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     scratch = out / ".records"
@@ -306,7 +308,8 @@ def group() -> None:
     `accuracy` trains and evaluates on labelled data, `speed` times bundles and runs, `generation` compares what a run
     draws with its material, `robustness` changes light, noise, focus and magnification, `dirty` spoils the training
     images, `stability` trains often and briefly with settings drawn at random, `proxy` judges the maps of a run where
-    there is no real defect. `records` times the questions that pages and tables put to a large results database.
+    there is no real defect. `records` times the questions that pages and tables put to a large results database,
+    `dashboard` the pages while many people work with them.
     """
 
 
@@ -493,3 +496,6 @@ def records_command(
     afterwards. Writes OUT/records.md.
     """
     records(number=number, repeats=repeats, out=out, readme=readme)
+
+
+app.command("dashboard")(load.command)

@@ -38,7 +38,7 @@ COMMANDS = {
     "benchmark": "Measure accuracy, speed, what a run generates, and its maps without a real defect.",
 }
 EXTRAS = dict.fromkeys(("torch", "torchvision", "sklearn", "matplotlib", "onnxscript"), "train")
-EXTRAS["streamlit"] = "dashboard"
+EXTRAS |= {"streamlit": "dashboard", "websockets": "dashboard", "playwright": "dev", "psutil": "dev"}
 
 
 def version(wanted: bool) -> None:

@@ -164,7 +164,11 @@ def test_a_benchmark_trains_once_and_evaluates_every_mixture(tmp_path):
 
 
 def test_every_question_to_the_records_is_measured_and_nothing_is_left_behind(tmp_path):
-    table = records(number=200, repeats=1, out=tmp_path).read_text()
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- records -->\nold\n<!-- /records -->\n")
+    table = records(number=200, repeats=1, out=tmp_path, readme=readme).read_text()
+    assert readme.read_text() == f"<!-- records -->\n{table}<!-- /records -->\n"
+    readme.unlink()
     asked = re.findall(r"^\| (.+?) \| [0-9.]+ \| [0-9.]+ \|$", table, re.M)
     assert len(set(asked)) == len(asked) > 30 and "200 inspections" in table
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".lock") == ["records.md"]

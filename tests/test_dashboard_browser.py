@@ -21,7 +21,8 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from results import Results, make
 
 from anomalib_gan.records.access import add_user
-from anomalib_gan.records.archive import Archive
+from anomalib_gan.records.archive import Archive, Filter
+from anomalib_gan.records.benchmark import make as fill
 from dashboard.pages import PAGES
 from dashboard.settings import Settings
 
@@ -331,6 +332,39 @@ def test_two_models_show_their_maps_of_one_image_side_by_side(page) -> None:
         assert page.get_by_test_id("stException").count() == 0
 
 
+def test_several_missed_defects_are_drawn_and_written_at_once(page, scored) -> None:
+    page.get_by_role("link", name="Review queue").click()
+    viewer = page.locator(".viewer[data-scale]")
+    viewer.get_by_role("button", name="Draw").click()
+    scale, left, top = state(viewer)
+    box = viewer.locator(".stage canvas").bounding_box()
+    for x in (40, 140):
+        page.mouse.move(box["x"] + left + x * scale, box["y"] + top + 50 * scale)
+        page.mouse.down()
+        page.mouse.move(box["x"] + left + (x + 60) * scale, box["y"] + top + 90 * scale, steps=5)
+        page.mouse.up()
+    expect(page.get_by_text(re.compile("^Drawn: .*;"))).to_be_visible()
+    page.keyboard.press("x")
+    expect(page.get_by_text(re.compile("png: missed defect$"))).to_be_visible()
+    with Archive(scored.database) as archive:
+        first, second = sorted(one.box for one in archive.reviews(label="missed defect"))
+        assert first[1] < second[1] and (first[0], first[2]) == (second[0], second[2])
+        page.keyboard.press("u")
+        expect(page.get_by_text(re.compile("was taken back$"))).to_be_visible()
+        assert not archive.reviews(label="missed defect")
+
+
+def test_the_folder_that_was_chosen_is_there_again_after_another_page(page) -> None:
+    page.get_by_role("radio", name="Folder").click()
+    viewer = page.locator(".viewer[data-scale]")
+    expect(viewer).to_be_visible()
+    page.get_by_role("link", name="Production").click()
+    expect(page.get_by_text("wealth")).to_be_visible()
+    page.get_by_role("link", name="Inspect").click()
+    expect(viewer).to_be_visible()
+    expect(page.get_by_role("radio", name="Folder")).to_be_checked()
+
+
 def test_a_key_in_the_queue_writes_a_review_and_another_takes_it_back(page, scored) -> None:
     page.get_by_role("link", name="Review queue").click()
     viewer = page.locator(".viewer[data-scale]")
@@ -343,6 +377,35 @@ def test_a_key_in_the_queue_writes_a_review_and_another_takes_it_back(page, scor
         page.keyboard.press("u")
         expect(page.get_by_text(re.compile("was taken back$"))).to_be_visible()
         assert not archive.reviews(label="false alarm")
+
+
+def test_a_batch_of_2000_images_scrolls_to_its_last_and_on_to_the_next_page(chromium, tmp_path) -> None:
+    fill(tmp_path / "results.db", 2001, batches=1)
+    with Archive(tmp_path / "results.db") as archive:
+        rows = archive.page(Filter(batch=1), order="worst", limit=2001).rows
+    port = str(free_port())
+    command = ["-m", "pipelines.cli", "dashboard", "--db", str(tmp_path / "results.db"), "--port", port]
+    with serving(tmp_path / "log", command), opened(chromium, f"http://127.0.0.1:{port}") as page:
+        page.get_by_role("link", name="Reports").click()
+        page.get_by_role("radio", name="A batch").click()
+        expect(page.get_by_text("2,001 images")).to_be_visible()
+        expect(page.get_by_text("1 to 2,000")).to_be_visible()
+        grid = page.get_by_test_id("stDataFrame")
+
+        def cell(place: int) -> Locator:
+            """For who cannot see it, the table says beside its drawing what is in sight."""
+            return grid.locator("[role=gridcell]", has_text=rows[place].path)
+
+        expect(cell(0)).to_be_attached()
+        assert 0 < grid.locator("[role=row]").count() < 100  # what is out of sight is not drawn
+        grid.hover()
+        for _ in range(60):
+            page.mouse.wheel(0, 4000)
+        expect(cell(1999)).to_be_attached()
+        expect(cell(0)).to_have_count(0)
+        page.get_by_role("button", name="After").click()
+        expect(page.get_by_text("2,001 to 2,001")).to_be_visible()
+        expect(cell(2000)).to_be_attached()
 
 
 def test_the_first_who_asks_for_a_page_by_its_address_gets_the_app(chromium, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import re
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import streamlit as st
 from pyarrow import parquet
@@ -18,12 +21,15 @@ from streamlit.testing.v1 import AppTest
 
 from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import Archive, Filter
+from anomalib_gan.records.database import writing
+from anomalib_gan.records.schema import InspectionRecord
 from anomalib_gan.records.shift import evidence, shift_report
 from anomalib_gan.runtime.bundle import read_manifest
 from dashboard.files import RefusedPathError, locate
-from dashboard.pages import PAGES
+from dashboard.pages import PAGES, reports
 from dashboard.pages.inspect import label
 from dashboard.pages.review import QUEUED, say, take
+from dashboard.results import said
 from dashboard.settings import Settings
 from dashboard.viewer import Event
 
@@ -54,10 +60,14 @@ def archive(results: Results) -> Iterator[Archive]:
 
 def shown(path: str, role: str, name: str) -> None:
     """AppTest runs this by its source."""
+    from unittest.mock import patch
+
     from anomalib_gan.records.access import User
+    from dashboard import app
     from dashboard.pages import PAGES
 
-    next(page for page in PAGES if page.path == path).show(User(name, role))
+    with patch.object(app, "guard", lambda: User(name, role)):
+        app.show(next(page for page in PAGES if page.path == path))
 
 
 @pytest.fixture
@@ -91,6 +101,31 @@ def test_without_a_database_a_page_says_what_to_give(opened, page, results, tmp_
 @pytest.mark.parametrize("page", RECORDS, ids=lambda page: page.path)
 def test_a_page_over_real_rows_has_no_error(opened, page, results) -> None:
     assert not opened(page.path, results.settings).error
+
+
+@pytest.mark.parametrize("page", RECORDS, ids=lambda page: page.path)
+def test_a_database_that_is_damaged_while_pages_are_open_is_told(opened, page, results) -> None:
+    seen = opened(page.path, results.settings)
+    st.cache_resource.clear()  # what a connection has read before it remembers
+    with open(results.database, "rb+") as file:
+        file.seek(4096)  # it is still a database, whose rows cannot be read
+        file.write(bytes(range(256)) * (results.database.stat().st_size // 256 - 16))
+    seen.run()
+    assert not seen.exception and "results.db is" in words(seen) and "damaged" in words(seen)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path)
+@pytest.mark.parametrize("file", ["manifest.json", "parts.onnx", "whole"])
+def test_a_bundle_that_is_damaged_while_pages_are_open_is_told(opened, page, file, results) -> None:
+    seen = opened(page.path, results.settings)
+    if file == "whole":
+        shutil.rmtree(results.bundle)
+    else:
+        (results.bundle / file).write_bytes(b"damaged")
+    seen.run()
+    assert not seen.exception, seen.exception
+    if file != "parts.onnx" and page.path in ("inspect", "explore", "thresholds"):
+        assert "bundle" in words(seen) and not seen.number_input
 
 
 # --- review queue --------------------------------------------------------------------------------------------------
@@ -157,6 +192,25 @@ def test_types_in_use_are_offered_a_new_one_can_be_named_and_reviews_show_theirs
     assert box.options == ["bead *1*"] and box.value is None and box.proto.accept_new_options
     assert "said **confirmed** (bead *1*)" in words(page)
     assert "confirmed: bead *1*" in evidence(archive, row.id)
+
+
+def test_of_several_drawn_boxes_each_becomes_a_row_and_undo_takes_back_all(archive, monkeypatch) -> None:
+    monkeypatch.setattr(st, "session_state", {})
+    row, boxes = archive.queue().rows[0], [(10, 20, 30, 50), (40, 20, 60, 50)]
+    for box in boxes:
+        take(archive, OPERATOR, row, "scene", [row.id], Event("box", "scene", box))
+    take(archive, OPERATOR, row, "scene", [row.id], Event("missed defect", "scene", None))
+    assert sorted(one.box for one in archive.reviews(row)) == boxes
+    assert said(archive.reviews(row))[0].startswith("Olaf said **missed defect** in 2 places")
+    take(archive, OPERATOR, row, "scene", [row.id], Event("undo", "scene", None))
+    assert not archive.reviews(row) and len(archive.reviews(row, withdrawn=True)) == 2
+
+
+def test_a_damaged_map_is_told_beside_the_image(opened, results) -> None:
+    for file in (results.root / "out/maps").rglob("*.tif"):
+        file.write_bytes(file.read_bytes()[:300])
+    page = opened("review", results.settings)
+    assert "score the image again" in words(page) and not page.error
 
 
 def test_an_image_outside_the_configured_folders_is_not_read_and_the_mend_is_told(opened, results, tmp_path) -> None:
@@ -295,12 +349,56 @@ def test_a_report_is_one_file_with_the_picture_of_every_reject(archive) -> None:
 def test_evidence_names_what_decided_and_what_was_said(archive, results) -> None:
     row = archive.page(order="worst").rows[0]
     archive.withdraw(archive.review(row, OPERATOR, "false alarm", "<b>sure</b>").id, OPERATOR)
-    archive.review(row, ENGINEER, "confirmed", box=(1, 2, 30, 40))
+    archive.review(row, ENGINEER, "confirmed", boxes=[(1, 2, 30, 40)])
     page = evidence(archive, row.id, image=results.images / row.path)
     assert page.count("data:image/jpeg;base64,") == 2
     for told in (row.sha256, row.model, row.calibration, f"{row.reject:.4g}", "taken back by Olaf", "Eve (engineer)",
                  "&lt;b&gt;sure&lt;/b&gt;", "box 2, 1 to 40, 30"):  # fmt: skip
         assert told in page
+
+
+@pytest.mark.parametrize("top", [1000, 4095])
+def test_the_image_of_an_evidence_has_the_declared_grey_levels(archive, tmp_path, top) -> None:
+    """12 bits in 16: neither dark, as of 65535, nor as bright as it can be."""
+    row = archive.page(order="worst").rows[0]
+    with writing(archive.engine) as session:
+        session.get(InspectionRecord, row.id).settings = {"bits": 12, "white": None}
+    ramp = np.tile(np.linspace(0, top, 64).astype(np.uint16), (64, 1))
+    cv2.imwrite(str(tmp_path / "ramp.png"), ramp)
+    found = re.findall(r"data:image/jpeg;base64,([^\"]+)", evidence(archive, row.id, image=tmp_path / "ramp.png"))
+    shown = cv2.imdecode(np.frombuffer(base64.b64decode(found[0]), np.uint8), cv2.IMREAD_GRAYSCALE)
+    np.testing.assert_allclose(shown, ramp * (255 / 4095), atol=4)
+
+
+def test_every_image_of_a_report_is_listed_page_by_page(opened, archive, results, monkeypatch) -> None:
+    monkeypatch.setattr(reports, "LISTED", 4)
+    page = opened("reports", results.settings)
+    page.segmented_control(key="report on").set_value("A batch").run()
+    for order, name in (("worst", "Worst first"), ("newest", "Newest first")):
+        page.segmented_control(key="report order").set_value(name).run()
+        seen = list(page.dataframe[0].value["image"])
+        while not page.button(key="report after").disabled:
+            page.button(key="report after").click().run()
+            seen.extend(page.dataframe[0].value["image"])
+        assert seen == [one.path for one in archive.page(Filter(batch=1), order=order, limit=99).rows]
+        assert "13 to 15" in words(page) and not page.exception
+        while not page.button(key="report before").disabled:
+            page.button(key="report before").click().run()
+        assert list(page.dataframe[0].value["image"]) == seen[:4]
+    page.text_input(key="report text").set_value("film").run()
+    assert [path.split("/")[0] for path in page.dataframe[0].value["image"]] == ["film"] * 2
+    page.text_input(key="report text").set_value("nowhere").run()
+    assert not page.exception and not page.dataframe and "none" in words(page)
+
+
+def test_a_second_click_that_was_on_its_way_turns_one_page() -> None:
+    begins: list[str | None] = [None]
+    reports.turn(begins, "a")
+    reports.turn(begins, "a")
+    assert begins == [None, "a"]
+    for _ in range(3):
+        reports.turn(begins, None)
+    assert begins == [None]
 
 
 def test_tables_of_a_report_hold_the_rows_of_the_report(opened, archive, results) -> None:

@@ -51,7 +51,7 @@ RULES = [  # (who, may not import, except)
     (
         tuple(
             f"pipelines.{name}"
-            for name in ("calibrate", "diagnose", "evaluate", "export", "score", "train", "types", "benchmark")
+            for name in ("calibrate", "diagnose", "evaluate", "export", "score", "train", "types", "benchmark", "load")
         ),
         ("dashboard",),
         (),
@@ -89,7 +89,9 @@ def test_forbidden_imports(path):
         "matplotlib": (f"{A}.plots", f"{A}.diagnosis_page"),
         "rich": (f"{A}.terminal", "pipelines"),
         "typer": ("pipelines",),
-        "streamlit": ("dashboard", "pipelines.dashboard"),
+        "streamlit": ("dashboard", "pipelines.dashboard", f"{A}.load"),
+        "playwright": (f"{A}.load", f"{A}.load_sessions"),
+        "psutil": (f"{A}.load",),
     }
     for package, owner in owners.items():
         assert within(me, *owner) or not any(within(name, package) for name in found), f"{me} imports {package}"

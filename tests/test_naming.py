@@ -496,7 +496,7 @@ def test_a_label_belongs_to_the_drawn_box_or_to_the_largest_defect_and_the_last_
         archive.review(first, ANN, "confirmed", defect_type="dust")
         archive.review(first, ANN, "confirmed", defect_type=" dot\t")
         archive.review(first, bob, "confirmed", defect_type="dot")
-        archive.review(first, ANN, "missed defect", box=(1, 2, 5, 9), defect_type="scratch")
+        archive.review(first, ANN, "missed defect", boxes=[(1, 2, 5, 9)], defect_type="scratch")
         archive.review(second, ANN, "confirmed", defect_type="dot")
         archive.review(second, bob, "confirmed", defect_type="hole")
         archive.review(third, ANN, "confirmed", defect_type="dot")
@@ -627,7 +627,7 @@ def test_types_that_the_code_does_not_tell_apart_are_not_written(line: Line) -> 
             archive.withdraw(review.id, User("Ena", "engineer"))
         for number, row in enumerate(rows):
             for place, kind in enumerate(("red", "blue") if number % 2 else ("blue", "red")):
-                archive.review(row, ANN, "confirmed", box=(4 * place, 60, 4 * place + 8, 90), defect_type=kind)
+                archive.review(row, ANN, "confirmed", boxes=[(4 * place, 60, 4 * place + 8, 90)], defect_type=kind)
     before = bundle_fuzz.read(line.bundle)
     with pytest.raises(ValueError, match="does not tell these types apart"):
         learn_types(line.bundle, line.db, device="cpu", console=Console(file=io.StringIO()))

@@ -6,7 +6,9 @@ import io
 import json
 import os
 import stat
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from anomalib_gan.records import access
 from anomalib_gan.records.access import ROLES, Role, User, add_user, remove_user, require, users, verify
+from anomalib_gan.records.database import RecordsError, exclusive
 from pipelines.cli import main
 
 PASSWORD = "correct horse"
@@ -52,6 +55,32 @@ def test_a_new_password_replaces_the_old_one_and_a_removed_user_stays_out(tmp_pa
     assert verify(path, "Ann", "quite another") is None
     with pytest.raises(ValueError, match="no user 'Ann'"):
         remove_user(path, "Ann")
+
+
+def test_of_many_who_are_added_at_once_none_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "new/users.json"
+    add = "import sys; from anomalib_gan.records.access import add_user; add_user(*sys.argv[1:4], 'operator')"
+    names = [f"worker {place}" for place in range(4)]
+    begun = [subprocess.Popen([sys.executable, "-c", add, str(path), name, PASSWORD]) for name in names]
+    with ThreadPoolExecutor(8) as threads:
+        added = list(threads.map(lambda place: add_user(path, f"thread {place}", PASSWORD, "engineer"), range(8)))
+    assert [one.wait(60) for one in begun] == [0] * len(begun)
+    assert {one.name for one in users(path)} == {*names, *(one.name for one in added)}
+
+
+def test_who_holds_the_file_too_long_is_waited_for_and_then_told(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "users.json"
+    add_user(path, "Ann", PASSWORD, "engineer")
+    monkeypatch.setattr(access, "PATIENCE", 0.01)
+    with exclusive(tmp_path, lock=".users.json.lock"):
+        with pytest.raises(RecordsError, match=r"another process is writing to .*: try again"):
+            add_user(path, "Bob", PASSWORD, "operator")
+        with pytest.raises(RecordsError, match="another process"):
+            remove_user(path, "Ann")
+    assert users(path) == [User("Ann", "engineer")]
+    with pytest.raises(ValueError, match="no users file"):
+        remove_user(tmp_path / "no/users.json", "Ann")
+    assert not (tmp_path / "no").exists()
 
 
 def test_an_accent_is_the_same_whichever_keyboard_wrote_it(tmp_path: Path) -> None:

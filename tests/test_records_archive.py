@@ -129,6 +129,9 @@ def test_sums_are_those_of_the_rows(archive: Archive) -> None:
         assert sum(sizes.values()) == len(areas)
         assert list(sizes.values()) == sorted(sizes.values(), reverse=True)
 
+        used = {(row.model, row.review, row.reject, row.pixel) for row in wanted}
+        assert archive.thresholds_used(filter) == sorted(used), name
+
         told = archive.throughput(filter)
         times = sorted(row.scored_at for row in wanted)
         assert (told.images, told.first, told.last) == (len(times), *((times[0], times[-1]) if times else (None, None)))
@@ -190,7 +193,7 @@ def test_the_queue_holds_what_waits_until_it_is_reviewed(archive: Archive) -> No
     assert len(found) == len(set(found)) == archive.waiting() and set(found) == asked
     assert archive.waiting(Filter(verdicts=("accept",))) == 1
 
-    done = archive.review(accepted.id, ANN, "missed defect", box=(0, 1, 5, 6))
+    done = archive.review(accepted.id, ANN, "missed defect", boxes=[(0, 1, 5, 6)])
     assert done.box == (0, 1, 5, 6)
     archive.review(waiting[3].id, ANN, "confirmed")
     assert archive.waiting() == len(waiting) - 1
@@ -212,6 +215,27 @@ def test_own_reviews_are_taken_back_and_an_engineer_takes_back_any(archive: Arch
         archive.withdraw(999, ANN)
 
 
+def test_several_boxes_are_one_statement_that_counts_once_and_is_taken_back_as_one(archive: Archive) -> None:
+    seen, other = archive.page(Filter(verdicts=("accept",))).rows[:2]
+    boxes = [(0, 1, 5, 6), (7, 8, 20, 30), (2, 2, 4, 4)]
+    earlier = archive.review(seen, ANN, "confirmed")
+    first = archive.review(seen, ANN, "missed defect", "three", boxes)
+    archive.review(other, ANN, "missed defect", boxes=boxes[:1])
+    assert sorted(one.box for one in archive.reviews(seen) if one.box) == sorted(boxes) and first.box == boxes[0]
+    archive.review(seen, BOB, "missed defect", boxes=boxes[1:2])
+    assert (archive.agreement().images, archive.agreement().agreed, archive.reviewed_count()) == (1, 1, 2)
+    archive.review(seen, ANN, "false alarm")  # her last word, against three boxes before
+    assert archive.agreement().agreed == 0
+    archive.withdraw(first.id, ANN)
+    assert {one.label for one in archive.reviews(seen) if one.who == "Ann"} == {"confirmed", "false alarm"}
+    assert {one.withdrawn_by for one in archive.reviews(seen, withdrawn=True) if one.comment} == {"Ann"}
+    assert earlier.id in [one.id for one in archive.reviews(seen)] and archive.reviewed_count(seen.batch) == 2
+    wrong = [boxes[0], (0, 0, 5, 101)]
+    with pytest.raises(ValueError, match="does not lie in"):
+        archive.review(other, BOB, "missed defect", boxes=wrong)
+    assert not [one for one in archive.reviews(other) if one.who == "Bob"], "a part of a statement was written"
+
+
 def test_a_review_that_says_nothing_certain_is_refused(archive: Archive) -> None:
     seen = archive.page(Filter(verdicts=("accept",))).rows[0]
     with pytest.raises(ValueError, match="'good' is no label"):
@@ -220,7 +244,7 @@ def test_a_review_that_says_nothing_certain_is_refused(archive: Archive) -> None
         archive.review(seen, ANN, "missed defect")
     for box in ((5, 5, 5, 9), (-1, 0, 5, 5), (0, 0, 5, 101)):
         with pytest.raises(ValueError, match="does not lie in"):
-            archive.review(seen, ANN, "missed defect", box=box)
+            archive.review(seen, ANN, "missed defect", boxes=[box])
     with pytest.raises(ValueError, match="Eve has the role 'guest'"):
         archive.review(seen, User("Eve", "guest"), "confirmed")  # type: ignore[arg-type]
     seen.sha256 = None

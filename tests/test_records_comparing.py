@@ -71,7 +71,7 @@ def test_an_image_is_what_all_last_words_say_and_else_disputed(database: str, tm
         for _ in range(120):
             one, who = random.choice(seen), random.choice((ANN, BOB, ENA))
             label = random.choice(get_args(Label)) if one.verdict != "invalid" else "confirmed"
-            said = archive.review(one, who, label, box=(0, 0, 4, 4) if label == "missed defect" else None)
+            said = archive.review(one, who, label, boxes=[(0, 0, 4, 4)] if label == "missed defect" else [])
             if random.random() < 0.1:
                 archive.withdraw(said.id, ENA)
             else:
@@ -162,7 +162,7 @@ class Line:
         (seen,) = (one for one in archive.rows() if one.path == f"{name}.png")
         label: Label = "confirmed" if (truth == "normal") == (seen.verdict == "accept") else "false alarm"
         if truth == "defective" and seen.verdict == "accept":
-            archive.review(seen, who, "missed defect", box=(1, 1, 5, 5))
+            archive.review(seen, who, "missed defect", boxes=[(1, 1, 5, 5)])
         else:
             archive.review(seen, who, label)
 

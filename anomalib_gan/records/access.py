@@ -12,10 +12,12 @@ import os
 import secrets
 import unicodedata
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from anomalib_gan.records.database import exclusive
 from anomalib_gan.runtime.files import atomic_write, json_text, read_json, short
 
 Role = Literal["operator", "engineer"]
@@ -26,6 +28,8 @@ COST = {"n": 2**15, "r": 8, "p": 1}  # other numbers are another FORMAT
 """scrypt's: 32 MiB and about a tenth of a second for every guess."""
 LEAST = 8
 """Characters of a password."""
+PATIENCE = 10.0
+"""Seconds to wait for somebody else who changes the file, which takes a moment."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +60,23 @@ def add_user(path: str | os.PathLike[str], name: str, password: str, role: Role)
         raise ValueError(f"the password of {name} has {len(password)} characters: give at least {LEAST}")
     if role not in ROLES:
         raise ValueError(f"{short(role)} is no role: choose from {', '.join(ROLES)}")
-    users = _read(path) if os.path.lexists(path) else {}
     salt = secrets.token_bytes(16)
-    users[name] = {"role": role, "salt": salt.hex(), "hash": _hash(password, salt).hex()}
-    _write(path, users)
+    entry = {"role": role, "salt": salt.hex(), "hash": _hash(password, salt).hex()}
+    with _alone(path):
+        users = _read(path) if os.path.lexists(path) else {}
+        _write(path, users | {name: entry})
     return User(name, role)
 
 
 def remove_user(path: str | os.PathLike[str], name: str) -> None:
     """Takes a user out of the file; ValueError where there is none of that name. What they wrote stays theirs."""
-    users = _read(path)
-    if name not in users:
-        raise ValueError(f"{path} has no user {short(name)}: it has {', '.join(sorted(users)) or 'none'}")
-    del users[name]
-    _write(path, users)
+    _read(path)  # where there is no file there shall be no lock beside it either
+    with _alone(path):
+        users = _read(path)
+        if name not in users:
+            raise ValueError(f"{path} has no user {short(name)}: it has {', '.join(sorted(users)) or 'none'}")
+        del users[name]
+        _write(path, users)
 
 
 def users(path: str | os.PathLike[str]) -> list[User]:
@@ -115,6 +122,13 @@ def _whole(entry: Any) -> bool:
         return len(bytes.fromhex(entry["salt"])) == 16 and len(bytes.fromhex(entry["hash"])) == 64
     except (TypeError, ValueError):
         return False
+
+
+def _alone(path: str | os.PathLike[str]) -> AbstractContextManager[None]:
+    """Between reading the file and writing it nobody else does: of two who add at once neither is lost."""
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return exclusive(file.parent, "try again", lock=f".{file.name}.lock", wait=PATIENCE)
 
 
 def _write(path: str | os.PathLike[str], users: Mapping[str, Any]) -> None:

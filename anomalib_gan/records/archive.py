@@ -33,12 +33,14 @@ class Archive(Statistics, Reviewing, Labelling, Thresholds, Drifting, Upkeep):
 
     | asked | module |
     |---|---|
-    | `page`, `rows`, `count`, `inspection`, `neighbours`, `batches`, `pictures`, `models`, `calibrations` | `listing` |
+    | `page`, `rows`, `count`, `thresholds_used`, `inspection`, `of_bytes`, `neighbours` | `listing` |
+    | `batches`, `pictures`, `models`, `calibrations` | `listing` |
     | `totals`, `trend`, `throughput`, `histogram` | `statistics` |
     | `defect_positions`, `largest_defects`, `defect_sizes` | `statistics` |
     | `reviewed` | `reviewed` |
     | `comparison`, `comparisons`; `compare` is a function there | `comparing` |
-    | `queue`, `waiting`, `ask`, `review`, `withdraw`, `reviews`, `defect_types`, `agreement` | `reviewing` |
+    | `queue`, `waiting`, `ask`, `review`, `withdraw`, `reviews`, `reviewed_count` | `reviewing` |
+    | `defect_types`, `agreement` | `reviewing` |
     | `labelled` | `labelling` |
     | `preview`, `changed`, `apply`, `rollback`, `activate`, `active`, `events`, `recover` | `thresholds` |
     | `drift` | `drifting` |

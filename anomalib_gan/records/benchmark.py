@@ -35,8 +35,8 @@ class Measured:
     longest: float
 
 
-def make(database: str | Path, number: int, seed: int = 0) -> list[Calibration]:
-    """Fills an empty database with `number` inspections over half a year, of two models, in twenty batches.
+def make(database: str | Path, number: int, seed: int = 0, batches: int = BATCHES) -> list[Calibration]:
+    """Fills an empty database with `number` inspections over half a year, of two models, in that many batches.
 
     3 % are for review or rejected, with two defects each, one in 500 is invalid; a tenth of what waited was reviewed.
     Returns the calibrations of both models.
@@ -52,7 +52,7 @@ def make(database: str | Path, number: int, seed: int = 0) -> list[Calibration]:
             session.flush()
             content = one.to_json()
             session.add(CalibrationRecord(id=fingerprint({"model": model, **content}), model=model, content=content))
-        for place in range(BATCHES):
+        for place in range(batches):
             session.add(Batch(id=place + 1, folder=f"/line/{place}", out=f"out/{place}", started=BEGIN))
     ids = [fingerprint({"model": one.model, **one.to_json()}) for one in calibrations]
     seconds = np.sort(rng.random(number)) * SPAN.total_seconds()
@@ -64,7 +64,7 @@ def make(database: str | Path, number: int, seed: int = 0) -> list[Calibration]:
             verdict = "invalid" if place % 500 == 0 else one.verdict(score, peak > one.pixel)
             shown = verdict in ("review", "reject")
             rows.append({
-                "id": place + 1, "batch": place * BATCHES // number + 1,
+                "id": place + 1, "batch": place * batches // number + 1,
                 "path": f"shift{place % 3}/part_{place:08}.png", "size": 2**20,
                 "mtime_ns": 1_790_000_000_000_000_000 + place, "sha256": f"{place:064x}", "model": one.model,
                 "calibration": ids[which], "settings": {"info_bar": "auto", "bits": None},
@@ -128,7 +128,7 @@ def questions(archive: Archive, calibration: Calibration) -> Iterator[tuple[str,
     yield "defect sizes: a month", lambda: archive.defect_sizes(month)
     yield "queue: the newest 50", archive.queue
     yield "queue: how many wait", archive.waiting
-    yield "agreement", archive.agreement
+    yield "how many were reviewed, and agreement", lambda: (archive.reviewed_count(), archive.agreement())
     review, reject = calibration.review * 1.1, calibration.reject * 1.1
     yield "preview of thresholds", lambda: archive.preview(calibration, review=review, reject=reject)
     preview = archive.preview(calibration, review=review, reject=reject)

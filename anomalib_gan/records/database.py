@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,17 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    NotSupportedError,
+    OperationalError,
+    ProgrammingError,
+)
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.orm import Session
 
 from anomalib_gan.records.schema import (
@@ -66,7 +76,8 @@ def connect(database: str | os.PathLike[str]) -> Engine:
             raise RecordsError(
                 f"{shown(url)} is neither SQLite nor PostgreSQL: give a file or postgresql+psycopg://..."
             )
-        engine = create_engine(url)
+        # A server may have been restarted since the last question, and its old connections with it.
+        engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
     except NoSuchModuleError as error:
         raise RecordsError(f"{shown(url)} names no known database: give a file or postgresql+psycopg://...") from error
     except ArgumentError as error:
@@ -78,20 +89,45 @@ def connect(database: str | os.PathLike[str]) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _harden)
     try:
-        with engine.connect() as connection:
-            version = _version(connection)
-        if version != SCHEMA:
-            _bring_up(engine, shown(url) if is_url(database) else str(database))
+        with answered(engine):
+            with engine.connect() as connection:
+                version = _version(connection)
+            if version != SCHEMA:
+                _bring_up(engine, shown(url) if is_url(database) else str(database))
     except BaseException as error:
         engine.dispose()
         if "not a database" in str(error) or "malformed" in str(error):
             raise RecordsError(
                 f"{database} is not a results database or is damaged: move it away or choose another --out"
             ) from error
-        if isinstance(error, OperationalError) and engine.dialect.name == "postgresql":
-            raise RecordsError(f"{shown(url)} does not answer: {str(error.orig).strip()}") from error
         raise
     return engine
+
+
+@contextmanager
+def answered(engine: Engine) -> Iterator[None]:
+    """Where the database gives no answer (locked, damaged, gone) that becomes a RecordsError with the mend."""
+    try:
+        yield
+    except (ProgrammingError, IntegrityError, DataError, NotSupportedError):
+        raise  # it did answer: the question is wrong, or the rows are
+    except (DBAPIError, NoConnectionError, sqlite3.Error) as error:  # sqlite3's own while a connection is being opened
+        raise RecordsError(_refusal(engine, error)) from error
+
+
+def _refusal(engine: Engine, error: Exception) -> str:
+    told = str(getattr(error, "orig", error)).strip()
+    name = shown(engine.url.render_as_string(hide_password=False))
+    if isinstance(error, NoConnectionError):
+        return f"{name} is asked too much at once: try again"
+    if engine.dialect.name != "sqlite":
+        return f"{name} does not answer: {told}; see to the server, then try again"
+    name = engine.url.database or name
+    if "locked" in told:
+        return f"{name} is held by another program ({told}): try again when it is done"
+    if "not a database" in told or "malformed" in told:
+        return f"{name} is damaged ({told}): put a backup in its place"
+    return f"{name} cannot be used ({told}): check the file, its folder, their rights and the room on the disk"
 
 
 def shown(url: str) -> str:
@@ -146,19 +182,28 @@ def _bring_up(engine: Engine, name: str) -> None:
             engine.dispose()
 
 
+BUSY = 30_000
+"""Milliseconds to wait for a SQLite file that another process holds."""
 LOCK = 0x616E6F6D
 """The key of the lock that one writer takes where two must not set up the same thing."""
 
 
 def _bare(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # else sqlite3 begins and commits as it thinks fit
-    for pragma in ("busy_timeout = 30000", "journal_mode = WAL", "foreign_keys = OFF", "synchronous = FULL"):
+    for pragma in (f"busy_timeout = {BUSY}", "journal_mode = WAL", "foreign_keys = OFF", "synchronous = FULL"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _harden(connection: sqlite3.Connection, _record: object) -> None:
-    for pragma in ("busy_timeout = 30000", "journal_mode = WAL", "foreign_keys = ON", "synchronous = FULL"):
+    for pragma in (f"busy_timeout = {BUSY}", "journal_mode = WAL", "foreign_keys = ON", "synchronous = FULL"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """A session to ask with; RecordsError where the database gives no answer."""
+    with answered(engine), Session(engine, expire_on_commit=False) as session:
+        yield session
 
 
 @contextmanager
@@ -168,16 +213,17 @@ def writing(engine: Engine, *, alone: bool = False) -> Iterator[Session]:
     `alone`: no other such transaction runs at the same time, so that what was read in it still holds when it writes.
     SQLite has one writer anyway.
     """
-    try:
-        with Session(engine, expire_on_commit=False) as session, session.begin():
-            if engine.dialect.name == "sqlite":  # one that begins by reading could not become a writer later
-                session.connection().exec_driver_sql("BEGIN IMMEDIATE")
-            elif alone:
-                session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
-            yield session
-    except OperationalError as error:
-        full = "disk is full" in str(error.orig)
-        raise OSError(errno.ENOSPC if full else errno.EIO, str(error.orig), str(engine.url.database)) from error
+    with answered(engine):
+        try:
+            with Session(engine, expire_on_commit=False) as session, session.begin():
+                if engine.dialect.name == "sqlite":  # one that begins by reading could not become a writer later
+                    session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+                elif alone:
+                    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+                yield session
+        except OperationalError as error:
+            full = "disk is full" in str(error.orig)
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error.orig), str(engine.url.database)) from error
 
 
 def fingerprint(content: dict[str, Any]) -> str:
@@ -251,7 +297,7 @@ class Records:
 
     def find(self, path: str) -> InspectionRecord | None:
         """The row of an image, by its path relative to the folder."""
-        with Session(self.engine) as session:
+        with reading(self.engine) as session:
             return session.scalar(select(InspectionRecord).where(*self._here(path)))
 
     def put(self, record: InspectionRecord) -> None:
@@ -280,7 +326,7 @@ class Records:
         if worst_first:
             severity = case({name: place for place, name in enumerate(VERDICTS)}, value=InspectionRecord.verdict)
             query = query.order_by(severity, InspectionRecord.score.desc())
-        with Session(self.engine) as session:
+        with reading(self.engine) as session:
             yield from session.scalars(query.order_by(InspectionRecord.path).execution_options(yield_per=1000))
 
     def defects(self) -> Iterator[tuple[str, DefectRecord]]:
@@ -291,21 +337,21 @@ class Records:
             .where(InspectionRecord.batch == self.batch)
             .order_by(InspectionRecord.path, DefectRecord.number)
         )
-        with Session(self.engine) as session:
+        with reading(self.engine) as session:
             for row in session.execute(query.execution_options(yield_per=1000)):
                 yield row.path, row.DefectRecord
 
     def counts(self) -> dict[str, int]:
         """Images per verdict, all four verdicts named."""
         query = select(InspectionRecord.verdict, func.count()).where(InspectionRecord.batch == self.batch)
-        with Session(self.engine) as session:
+        with reading(self.engine) as session:
             found = {verdict: count for verdict, count in session.execute(query.group_by(InspectionRecord.verdict))}
         return {verdict: found.get(verdict, 0) for verdict in VERDICTS}
 
     def span(self) -> tuple[float | None, float | None]:
         """The lowest and the highest score; None without any."""
         query = select(func.min(InspectionRecord.score), func.max(InspectionRecord.score))
-        with Session(self.engine) as session:
+        with reading(self.engine) as session:
             low, high = session.execute(query.where(InspectionRecord.batch == self.batch)).one()
         return low, high
 
@@ -314,7 +360,7 @@ class Records:
         query = select(func.count()).where(
             InspectionRecord.batch == self.batch, InspectionRecord.calibration != self.calibration
         )
-        with Session(self.engine) as session:
+        with reading(self.engine) as session:
             return session.scalar(query) or 0
 
     def _here(self, path: str) -> tuple[Any, ...]:
@@ -322,20 +368,20 @@ class Records:
 
 
 @contextmanager
-def exclusive(folder: Path, mend: str = "wait for it or choose another --out") -> Iterator[None]:
-    """Holds `folder` for this process alone; RecordsError when another one holds it.
+def exclusive(
+    folder: Path, mend: str = "wait for it or choose another --out", *, lock: str = ".lock", wait: float = 0
+) -> Iterator[None]:
+    """Holds `folder` for this process alone; RecordsError when another one holds it for longer than `wait` seconds.
 
     The lock is SQLite's own file lock, which the operating system takes back when the process dies, however it dies; so
-    no stale lock is left, on Windows either.
+    no stale lock is left, on Windows either. Another name than `lock` is another lock, for a part of the folder.
     """
-    connection = sqlite3.connect(folder / ".lock", timeout=0, isolation_level=None)
-    try:
+    with ExitStack() as held:
         try:
+            connection = held.enter_context(closing(sqlite3.connect(folder / lock, timeout=wait, isolation_level=None)))
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
-                raise
+                raise OSError(errno.EACCES, f"cannot be locked ({error})", str(folder)) from error
             raise RecordsError(f"another process is writing to {folder}: {mend}") from error
         yield
-    finally:
-        connection.close()

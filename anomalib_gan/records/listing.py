@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import ColumnElement, Select, func, select, tuple_
 from sqlalchemy.orm import Session, selectinload
 
-from anomalib_gan.records.database import connect, is_url, shown
+from anomalib_gan.records.database import connect, is_url, reading, shown
 from anomalib_gan.records.schema import (
     VERDICTS,
     Batch,
@@ -129,6 +130,13 @@ class Listing:
         with self._reading() as session:
             return session.scalar(select(func.count()).select_from(I).where(*self._narrow(session, filter))) or 0
 
+    def thresholds_used(self, filter: Filter = EVERYTHING) -> list[tuple[str, float, float, float]]:
+        """(model, review, reject, pixel) by which the filter's inspections were decided, each once, sorted."""
+        with self._reading() as session:
+            query = select(I.model, I.review, I.reject, I.pixel).distinct()
+            found = session.execute(query.where(*self._narrow(session, filter, verdicts=False))).all()
+        return sorted((model, review, reject, pixel) for model, review, reject, pixel in found)
+
     def inspection(self, id: int) -> InspectionRecord:
         """One row with its defects; a KeyError where there is none, for instance since the image was scored again."""
         with self._reading() as session:
@@ -173,8 +181,8 @@ class Listing:
             found = session.scalars(select(CalibrationRecord).where(CalibrationRecord.model == model)).all()
         return sorted(found, key=lambda one: (str(one.content.get("created", "")), one.id), reverse=True)
 
-    def _reading(self) -> Session:
-        return Session(self.engine, expire_on_commit=False)
+    def _reading(self) -> AbstractContextManager[Session]:
+        return reading(self.engine)
 
     def _narrow(self, session: Session, filter: Filter, *, verdicts: bool = True) -> list[ColumnElement[bool]]:
         """The filter's conditions, its text turned into ids where those are few."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from anomalib_gan.runtime.files import atomic_write, write_bytes
 from anomalib_gan.runtime.heat import HEAT_SPAN, heat_range
+from anomalib_gan.runtime.image import Picture
 
 Rows = Callable[[int, int], NDArray[Any]]
 
@@ -90,18 +92,31 @@ def write_map(path: Path, rows: Rows, height: int, width: int, scale: tuple[floa
 
 
 def read_map(path: Path) -> NDArray[np.float32]:
-    """The map in a file of `write_map`, NaN where it has no value; exact to half a step of (high - low) / 65534."""
-    with tifffile.TiffFile(path) as file:
+    """The map in a file of `write_map`, NaN where it has no value; exact to half a step of (high - low) / 65534.
+
+    ValueError for a file that is damaged or another's.
+    """
+    with _whole_map(path), tifffile.TiffFile(path) as file:
         scale, levels = json.loads(file.pages.first.description), file.asarray()
-    values = scale["low"] + (levels.astype(np.float64) - 1) / 65534 * (scale["high"] - scale["low"])
-    return np.where(levels == 0, np.nan, values).astype(np.float32)
+        values = scale["low"] + (levels.astype(np.float64) - 1) / 65534 * (scale["high"] - scale["low"])
+        return np.where(levels == 0, np.nan, values).astype(np.float32)
 
 
 def map_scale(path: Path) -> tuple[float, float]:
-    """The normal scale that a file of `write_map` is on."""
-    with tifffile.TiffFile(path) as file:
+    """The normal scale that a file of `write_map` is on; ValueError as for `read_map`."""
+    with _whole_map(path), tifffile.TiffFile(path) as file:
         low, high = json.loads(file.pages.first.description)["normal_scale"]
-    return low, high
+        return low, high
+
+
+@contextmanager
+def _whole_map(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # decoders of damaged data raise anything, and all of it means one thing
+        raise ValueError(f"{path} is no map, or is damaged ({type(error).__name__}): score the image again") from error
 
 
 def write_mask(path: Path, rows: Rows, height: int, width: int, threshold: float) -> None:
@@ -184,6 +199,17 @@ def thumbnail(path: Path, side: int) -> bytes:
     if factor < 1:
         picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
     return _encode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 82])
+
+
+def plainly(picture: Picture, side: int) -> bytes:
+    """A JPEG of at most `side` pixels of an image as it is, its grey levels not stretched: white is the picture's."""
+    pixels = picture.rows(0, picture.height)
+    factor = side / max(picture.height, picture.width)
+    if factor < 1:
+        size = max(1, round(factor * picture.width)), max(1, round(factor * picture.height))
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    tones = np.clip(pixels * np.float32(255 / picture.white) + np.float32(0.5), 0, 255).astype(np.uint8)
+    return _encode(".jpg", tones[..., ::-1] if picture.channels == 3 else tones, [cv2.IMWRITE_JPEG_QUALITY, 90])
 
 
 def _reach(scale: tuple[float, float]) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal, get_args
@@ -78,44 +79,53 @@ class Reviewing(Listing):
         user: User,
         label: Label,
         comment: str = "",
-        box: Box | None = None,
+        boxes: Sequence[Box] = (),
         *,
         defect_type: str = "",
     ) -> ReviewRecord:
         """Notes what `user` says about an image, beside what others say and said.
 
-        Give the row that the person saw: with its id alone, what stands there now is taken for it. A "missed defect"
-        needs the `box` where it is. `defect_type` says what kind of defect is in the box or, without one, what kind the
-        image's largest is. ValueError for an unknown label, a box outside the image, and a type that is none or belongs
-        to no defect; RecordsError for a file that has no hash because it still changed.
+        Give the row that the person saw: with its id alone, what stands there now is taken for it. Of several `boxes`
+        each gets a row, all of one time and in one transaction: they are one statement, which counts once where people
+        are compared and is withdrawn as one. A "missed defect" needs a box where it is. `defect_type` says what kind of
+        defect is in the boxes or, without one, what kind the image's largest is. Returns the first row. ValueError for
+        an unknown label, a box outside the image, and a type that is none or belongs to no defect; RecordsError for a
+        file that has no hash because it still changed.
         """
         require(user, "operator", "review images")
         if label not in get_args(Label):
             raise ValueError(f"{label!r} is no label: choose from {', '.join(get_args(Label))}")
         seen = self._seen(inspection)
-        if label == "missed defect" and box is None:
+        if label == "missed defect" and not boxes:
             raise ValueError(f"a missed defect in {seen.path} needs a box: draw it")
-        top, left, bottom, right = box or (None, None, None, None)
-        if box is not None and not (
-            0 <= box[0] < box[2] <= (seen.height or 0) and 0 <= box[1] < box[3] <= (seen.width or 0)
-        ):
-            raise ValueError(f"the box {box} does not lie in {seen.path}, {seen.height} x {seen.width} pixels")
+        for box in boxes:
+            top, left, bottom, right = box
+            if not (0 <= top < bottom <= (seen.height or 0) and 0 <= left < right <= (seen.width or 0)):
+                raise ValueError(f"the box {box} does not lie in {seen.path}, {seen.height} x {seen.width} pixels")
         kind = _type(defect_type)
         if kind is not None and (label == "false alarm" or (label == "confirmed" and seen.verdict == "accept")):
             raise ValueError(
                 f"{label!r} says that {seen.path} has no defect, so there is none of type {kind!r}: clear it"
             )
-        row = ReviewRecord(
-            batch=seen.batch, sha256=seen.sha256, path=seen.path, who=user.name, role=user.role, at=datetime.now(UTC),
-            label=label, comment=comment.strip(), box_top=top, box_left=left, box_bottom=bottom, box_right=right,
-            model=seen.model, calibration=seen.calibration, verdict=seen.verdict, score=seen.score, defect_type=kind,
-        )  # fmt: skip
+        now, places = datetime.now(UTC), list[Box | tuple[None, None, None, None]](boxes)
+        rows = [
+            ReviewRecord(
+                batch=seen.batch, sha256=seen.sha256, path=seen.path, who=user.name, role=user.role, at=now,
+                label=label, comment=comment.strip(), box_top=top, box_left=left, box_bottom=bottom, box_right=right,
+                model=seen.model, calibration=seen.calibration, verdict=seen.verdict, score=seen.score,
+                defect_type=kind,
+            )
+            for top, left, bottom, right in places or [(None, None, None, None)]
+        ]  # fmt: skip
         with writing(self.engine) as session:
-            session.add(row)
-        return row
+            session.add_all(rows)
+        return rows[0]
 
     def withdraw(self, review: int, user: User) -> ReviewRecord:
-        """Takes a review back; its row stays and says who did. Operators take back their own, engineers any."""
+        """Takes a review back, with the rows of all boxes that were drawn for it; they stay and say who did.
+
+        Operators take back their own, engineers any.
+        """
         require(user, "operator", "withdraw reviews")
         with writing(self.engine, alone=True) as session:
             row = session.get(ReviewRecord, review)
@@ -125,7 +135,9 @@ class Reviewing(Listing):
                 require(user, "engineer", f"withdraw a review of {row.who}")
             if row.withdrawn_at is not None:
                 raise ValueError(f"review {review} was withdrawn by {row.withdrawn_by} before")
-            row.withdrawn_at, row.withdrawn_by = datetime.now(UTC), user.name
+            same = (getattr(ReviewRecord, name) == getattr(row, name) for name in ("batch", "sha256", "who", "at"))
+            for one in session.scalars(select(ReviewRecord).where(*same)):
+                one.withdrawn_at, one.withdrawn_by = datetime.now(UTC), user.name
         return row
 
     def reviews(
@@ -159,12 +171,24 @@ class Reviewing(Listing):
             found = session.execute(query).all()
         return {str(name): count for name, count in sorted(found, key=lambda one: (-one[1], str(one[0])))}
 
+    def reviewed_count(self, batch: int | None = None) -> int:
+        """How many images somebody said something of, in a batch or all, that was not withdrawn."""
+        some = select(ReviewRecord.batch, ReviewRecord.sha256).where(*_valid(batch)).distinct().subquery()
+        with self._reading() as session:
+            return session.scalar(select(func.count()).select_from(some)) or 0
+
     def agreement(self, batch: int | None = None) -> Agreement:
         """How far people agree on the images that more than one of them reviewed; each one's last word counts."""
+        image = ReviewRecord.batch, ReviewRecord.sha256
+        people = func.count(ReviewRecord.who.distinct())
+        both = select(*image).where(*_valid(batch)).group_by(*image).having(people > 1).subquery()
+        query = select(*image, ReviewRecord.who, ReviewRecord.label).where(*_valid(batch))
+        query = query.join(both, (both.c.batch == ReviewRecord.batch) & (both.c.sha256 == ReviewRecord.sha256))
         said: dict[tuple[int, str], dict[str, str]] = defaultdict(dict)
-        for review in reversed(self.reviews(batch=batch)):
-            said[review.batch, review.sha256][review.who] = review.label
-        shared = [words for words in said.values() if len(words) > 1]
+        with self._reading() as session:
+            for place, bytes, who, label in session.execute(query.order_by(ReviewRecord.at, ReviewRecord.id)):
+                said[place, bytes][who] = label
+        shared = list(said.values())
         agreed = sum(len(set(words.values())) == 1 for words in shared)
         share = agreed / len(shared) if shared else None
         return Agreement(len(shared), agreed, share, _kappa(shared))
@@ -204,6 +228,12 @@ def _type(text: str) -> str | None:
     if not is_name(name):
         raise ValueError(f"{short(name)} is no name of a type: give at most {LONGEST} characters in one line")
     return name
+
+
+def _valid(batch: int | None) -> list[ColumnElement[bool]]:
+    """Of reviews: not withdrawn, and of the batch where one is given."""
+    ours = [] if batch is None else [ReviewRecord.batch == batch]
+    return [ReviewRecord.withdrawn_at.is_(None), *ours]
 
 
 def _kappa(shared: list[dict[str, str]]) -> float | None:

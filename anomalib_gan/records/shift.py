@@ -16,9 +16,11 @@ from jinja2 import Environment
 
 from anomalib_gan.records.archive import Archive, Filter
 from anomalib_gan.records.outputs import Outputs
-from anomalib_gan.records.pictures import thumbnail
+from anomalib_gan.records.pictures import plainly, thumbnail
 from anomalib_gan.records.report import LISTED, THUMBNAIL, environment
 from anomalib_gan.records.schema import Batch, InspectionRecord
+from anomalib_gan.runtime.card import levels
+from anomalib_gan.runtime.image import open_image
 
 REJECTS = 2000
 """Rejects that one page holds with their pictures; it says so where there were more."""
@@ -38,11 +40,11 @@ def shift_report(records: Archive, filter: Filter, title: str, where: tzinfo = U
     ]
     invalid = list(islice(_pages(records, Filter(**{**vars(filter), "verdicts": ("invalid",)})), LISTED))
     speed = records.throughput(filter)
-    used = sorted({(row.model, row.review, row.reject, row.pixel) for row in islice(records.rows(filter), 100_000)})
     page = _environment(where).get_template("shift.html.j2")
     return page.render(
         title=title, totals=totals, total=sum(totals.values()), rejects=rejects, invalid=invalid, listed=LISTED,
-        speed=speed, used=used, models=models, made=datetime.now(UTC), batches=batches, where=str(where),
+        speed=speed, used=records.thresholds_used(filter), models=models, made=datetime.now(UTC), batches=batches,
+        where=str(where),
     )  # fmt: skip
 
 
@@ -50,13 +52,18 @@ def evidence(records: Archive, id: int, where: tzinfo = UTC, image: Path | None 
     """HTML of one inspection: the image itself where its file is given, the overlay, defects, the thresholds that were
     used, the hashes of image and model, and all that was said of it, also what was taken back.
 
-    KeyError where there is no such inspection; OSError where the image cannot be read.
+    The image has the grey levels that the detector saw: white is what the inspection's settings or the model's card
+    say, not the brightest pixel. KeyError where there is no such inspection; ImageError where the image cannot be read.
     """
     row = records.inspection(id)
     batch = next(one for one in records.batches() if one.id == row.batch)
     model = next(one for one in records.models() if one.hash == row.model)
     calibration = next(one for one in records.calibrations(row.model) if one.id == row.calibration)
-    shown = None if image is None else base64.b64encode(thumbnail(image, 1200)).decode()
+    shown = None
+    if image is not None:
+        bits, white = levels(model.card, row.settings.get("bits"), row.settings.get("white"), tell=lambda _note: None)
+        with open_image(image, info_bar=0, bits=bits, white=white) as picture:
+            shown = base64.b64encode(plainly(picture, 1200)).decode()
     page = _environment(where).get_template("evidence.html.j2")
     return page.render(
         row=row, batch=batch, card=model.card, calibration=calibration.content, image=shown,

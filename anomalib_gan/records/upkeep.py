@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import delete, func, select, tuple_
 
 from anomalib_gan.records.access import User, require
-from anomalib_gan.records.database import RecordsError, writing
+from anomalib_gan.records.database import RecordsError, answered, writing
 from anomalib_gan.records.listing import I, Listing
 from anomalib_gan.records.schema import RequestRecord, ReviewRecord
 
@@ -95,7 +95,11 @@ class Upkeep(Listing):
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = target.parent / f".tmp-{uuid.uuid4().hex}.part"
         try:
-            with closing(sqlite3.connect(scratch)) as copy, closing(self.engine.raw_connection()) as source:
+            with (
+                answered(self.engine),
+                closing(sqlite3.connect(scratch)) as copy,
+                closing(self.engine.raw_connection()) as source,
+            ):
                 driver = source.driver_connection
                 assert isinstance(driver, sqlite3.Connection)
                 driver.backup(copy)

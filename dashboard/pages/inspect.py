@@ -120,7 +120,7 @@ def decide(user: User, key: str, decision: str, row: InspectionRecord | None) ->
         written: dict[str, int] = st.session_state.setdefault("written", {})
         boxes: list[Box] = st.session_state.get("boxes", {}).get(key, [])
         try:
-            new = records.review(row, user, label(row.verdict, decision), box=boxes[-1] if boxes else None)
+            new = records.review(row, user, label(row.verdict, decision), boxes=boxes)
             if key in written:
                 records.withdraw(written[key], user)
         except (PermissionError, ValueError, OSError) as error:
@@ -165,8 +165,8 @@ def recorded(user: User, seen: Look) -> InspectionRecord | None:
         st.caption("This image is not in the results, so decisions last for this session.")
         return None
     st.caption(f"In the results: {row.verdict}, scored {local(row.scored_at)}. Your decision becomes a review.")
-    for one in records.reviews(row)[:3]:
-        st.markdown(f"{plain(one.who)} said {said(one)} on {local(one.at)}")
+    for line in said(records.reviews(row))[:3]:
+        st.markdown(line)
     st.button(
         "Put it into the review queue", on_click=ask, args=(user, row), help="Somebody else shall look at it, too."
     )

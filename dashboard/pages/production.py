@@ -11,6 +11,7 @@ import streamlit as st
 from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import Archive, Filter
 from anomalib_gan.runtime.calibration import Calibration
+from dashboard import charts
 from dashboard.results import archive, local, zone
 from dashboard.scores import chart
 from dashboard.text import plain
@@ -98,19 +99,15 @@ def figures(records: Archive, filter: Filter) -> int:
 
 
 def trends(records: Archive, filter: Filter, begin: datetime, end: datetime, bins: int, where: tzinfo) -> None:
-    from dashboard import charts  # altair takes a while, and other pages need none
-
     found = records.trend(filter, begin, end, bins)
     left, right = st.columns(2, gap="medium")
     with left:
-        st.altair_chart(charts.trend(found, where), width="stretch")
+        st.vega_lite_chart(spec=charts.trend(found, where))
     with right:
-        st.altair_chart(charts.shares(found, where), width="stretch")
+        st.vega_lite_chart(spec=charts.shares(found, where))
 
 
 def defects(records: Archive, filter: Filter) -> None:
-    from dashboard import charts
-
     grid, sizes = records.defect_positions(filter, GRID, GRID), records.defect_sizes(filter)
     if not sizes:
         st.markdown("**No defects in this time**")
@@ -118,10 +115,10 @@ def defects(records: Archive, filter: Filter) -> None:
     places, commonest, largest = st.columns([4, 3, 4], gap="medium")
     with places:
         st.markdown("**Where on the image defects fall**")
-        st.altair_chart(charts.places(grid), width="stretch")
+        st.vega_lite_chart(spec=charts.places(grid))
     with commonest:
         st.markdown("**How large they are**")
-        st.altair_chart(charts.sizes(sizes), width="stretch")
+        st.vega_lite_chart(spec=charts.sizes(sizes))
     with largest:
         st.markdown("**The largest**")
         found = records.largest_defects(filter, 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +11,7 @@ from tempfile import TemporaryDirectory
 import streamlit as st
 
 from anomalib_gan.records.access import User
-from anomalib_gan.records.archive import Archive, Filter
+from anomalib_gan.records.archive import Archive, Filter, Order
 from anomalib_gan.records.schema import InspectionRecord
 from anomalib_gan.records.shift import REJECTS, evidence, shift_report
 from anomalib_gan.records.tables import results_csv, results_parquet
@@ -19,7 +20,9 @@ from dashboard.results import archive, batch_of, image_file, local, zone
 from dashboard.text import plain
 
 SHIFT, BATCH = "A shift", "A batch"
-LISTED = 200
+LISTED = 2000
+"""Images that a page of the table holds; the browser draws only what is in sight."""
+ORDERS: dict[str, Order] = {"Worst first": "worst", "Newest first": "newest"}
 HTML = "text/html"
 
 
@@ -47,7 +50,7 @@ def page(user: User) -> None:
     downloads(records, filter, title, name, here)
     if totals["reject"] > REJECTS:
         st.caption(f"The page holds the {REJECTS:,} worst rejects. Choose a shorter time to have all.")
-    single(records, filter, here)
+    listing(records, filter, here)
 
 
 def shift(here: tzinfo) -> tuple[Filter, str, str] | None:
@@ -100,9 +103,24 @@ def table(write: Callable[[Path, Iterable[InspectionRecord]], None], rows: Itera
         return (Path(folder) / "table").read_bytes()
 
 
-def single(records: Archive, filter: Filter, here: tzinfo) -> None:
-    st.markdown("**One inspection as evidence**; choose it, the worst come first")
-    found = records.page(filter, limit=LISTED, order="worst")
+def listing(records: Archive, filter: Filter, here: tzinfo) -> None:
+    """All images of the report, a page at a time; the chosen one as evidence."""
+    st.markdown("**Images**; choose one for its evidence")
+    left, middle, right = st.columns([2, 2, 3], vertical_alignment="bottom")
+    with left:
+        name = st.segmented_control("Order", list(ORDERS), default="Worst first", key="report order")
+    with middle:
+        text = st.text_input("Path contains", key="report text", max_chars=200)
+    order, filter = ORDERS[name or "Worst first"], replace(filter, text=text)
+    begins = cursors(filter, order)
+    found = records.page(filter, after=begins[-1], limit=LISTED, order=order)
+    first = (len(begins) - 1) * LISTED
+    with right, st.container(horizontal=True, vertical_alignment="center"):
+        st.button("Before", on_click=turn, args=(begins, None), disabled=len(begins) == 1, key="report before")
+        st.button("After", on_click=turn, args=(begins, found.after), disabled=found.after is None, key="report after")
+        st.caption(f"{first + 1:,} to {first + len(found.rows):,}" if found.rows else "none")
+    if not found.rows:
+        return
     rows = {
         "image": [one.path for one in found.rows],
         "verdict": [one.verdict for one in found.rows],
@@ -111,11 +129,10 @@ def single(records: Archive, filter: Filter, here: tzinfo) -> None:
         "scored": [local(one.scored_at, here) for one in found.rows],
     }
     picked = st.dataframe(
-        rows, hide_index=True, on_select="rerun", selection_mode="single-row", key="report rows",
-        height=35 * min(len(found.rows), 9) + 38,
+        rows, hide_index=True, on_select="rerun", selection_mode="single-row",
+        key=f"report rows {hash((filter, order, begins[-1]))}",
+        height=35 * min(len(found.rows), 12) + 38,
     )  # fmt: skip
-    if found.after:
-        st.caption(f"The {LISTED} worst are listed.")
     at = [one for one in picked["selection"]["rows"] if one < len(found.rows)]
     if not at:
         return
@@ -133,8 +150,26 @@ def single(records: Archive, filter: Filter, here: tzinfo) -> None:
     )  # fmt: skip
 
 
+def cursors(filter: Filter, order: Order) -> list[str | None]:
+    """Where the pages of the table begin, the shown one last; anew where something else is listed."""
+    begins: list[str | None]
+    listed, begins = st.session_state.get("report pages", (None, []))
+    if listed != (filter, order):
+        begins = [None]
+        st.session_state["report pages"] = (filter, order), begins
+    return begins
+
+
+def turn(begins: list[str | None], after: str | None) -> None:
+    """To the page that begins after a cursor or, without one, back. A second click on its way changes nothing."""
+    if after is None:
+        del begins[max(1, len(begins) - 1) :]
+    elif begins[-1] != after:
+        begins.append(after)
+
+
 def proof(records: Archive, id: int, here: tzinfo, image: Path | None) -> bytes:
     try:
         return evidence(records, id, here, image).encode()
-    except ValueError:  # a format that browsers do not show either: the overlay stands for it
+    except (ValueError, OSError):  # an image that cannot be read any more: the overlay stands for it
         return evidence(records, id, here).encode()

@@ -64,7 +64,7 @@ def page(user: User) -> None:
         drawable = shown is not None and is_whole(shown, row)
         shown = shown or nothing(row)
         boxes: list[Box] = st.session_state.setdefault("boxes", {}).setdefault(shown.key, [])
-        shown.marks = tuple(boxes[-1:])
+        shown.marks = tuple(boxes)
         viewer(
             shown,
             "review viewer",
@@ -91,7 +91,7 @@ def narrowed(records: Archive) -> Filter:
 def progress(records: Archive, filter: Filter) -> None:
     """How far the queue is, and how far people agree."""
     waiting = records.waiting(filter)
-    reviewed = len({(one.batch, one.sha256) for one in records.reviews(batch=filter.batch)})
+    reviewed = records.reviewed_count(filter.batch)
     total = reviewed + waiting
     agreement = records.agreement(filter.batch)
     told = f"{reviewed} of {total} reviewed, {waiting} waiting"
@@ -151,7 +151,7 @@ def say(records: Archive, user: User, row: InspectionRecord, label: Label, key: 
     boxes = st.session_state.get("boxes", {}).get(key, [])
     comment, kind = st.session_state.get(f"comment {row.id}", ""), st.session_state.get(f"type {row.id}") or ""
     try:
-        written = records.review(row, user, label, comment, boxes[-1] if boxes else None, defect_type=kind)
+        written = records.review(row, user, label, comment, boxes, defect_type=kind)
     except (PermissionError, ValueError, OSError) as error:
         st.session_state["review told"] = ("error", str(error))
         return None
@@ -183,7 +183,7 @@ def undo_button(records: Archive, user: User) -> None:
         st.button("Undo the last review", on_click=undo, args=(records, user))
 
 
-def forget_box(key: str) -> None:
+def forget_boxes(key: str) -> None:
     st.session_state["boxes"].pop(key, None)
 
 
@@ -203,9 +203,9 @@ def about(records: Archive, row: InspectionRecord, user: User) -> None:
     st.markdown(f"{count}{found}")
     key = f"inspection {row.id} {row.scored_at.isoformat()}"
     if boxes := st.session_state.get("boxes", {}).get(key):
-        top, left, bottom, right = boxes[-1]
-        st.markdown(f"Drawn: {right - left} x {bottom - top} px at x {left}, y {top}")
-        st.button("Remove the drawn box", on_click=forget_box, args=(key,))
+        places = (f"{right - left} x {bottom - top} px at x {left}, y {top}" for top, left, bottom, right in boxes)
+        st.markdown(f"Drawn: {'; '.join(places)}")
+        st.button("Remove what was drawn", on_click=forget_boxes, args=(key,))
     st.text_area(
         "Comment, before you decide", key=f"comment {row.id}", max_chars=2000, height=90,
         help="It goes with the next review of this image.",
@@ -216,10 +216,8 @@ def about(records: Archive, row: InspectionRecord, user: User) -> None:
         help="Of the drawn box or, without one, of the largest defect. From 10 of a type on, `anomalib-gan types` "
         "teaches the detector to name it.",
     )  # fmt: skip
-    earlier = records.reviews(row)
-    for one in earlier[:5]:
-        comment = f": {plain(one.comment)}" if one.comment else ""
-        st.markdown(f"{plain(one.who)} said {said(one)} on {local(one.at)}{comment}")
+    for line in said(records.reviews(row))[:5]:
+        st.markdown(line)
     batch = batch_of(records, row)
     size = f"{row.width} x {row.height} px, " if row.width else ""
     st.caption(f"{size}batch {batch.id}, scored {local(row.scored_at)}")
