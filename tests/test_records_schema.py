@@ -141,6 +141,8 @@ def test_a_database_of_version_2_is_upgraded_in_place_and_loses_nothing(version_
     engine.dispose()
     (review,) = before.pop("reviews")
     assert after.pop("reviews") == [(*review, None)], "only the kind of defect is new, and nobody named one"
+    (defect,) = before.pop("defects")
+    assert after.pop("defects") == [(*defect, "")], "only the detector's name for it is new, and it had none"
     assert after == before
     with Archive(version_2) as archive:
         (found,) = archive.reviews()
