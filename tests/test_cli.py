@@ -93,7 +93,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("train {0}/mixed --out {0}/x", "b.png is a colour image and 2 others are not: convert or remove it"),
         ("train {0}/small --out {0}/x --model fcbigan", "31x64 px is smaller than half a training patch"),
         ("train {0}/normal --out {0}/run", "holds a run already: continue it with --resume"),
-        ("train {0}/normal --out {0}/x --model fcbigam", "choose one of ae, fcbigan, fcbigan_source"),
+        ("train {0}/normal --out {0}/x --model fcbigam", "no model is called 'fcbigam': choose one of ae, "),
         ("train {0}/normal --out {0}/x --param alfa=1", "has no parameter 'alfa'; choose from"),
         ("calibrate {0}/nowhere", "is neither a run's folder nor a bundle: train a model with `anomalib-gan train"),
         ("calibrate {0}/empty", "checkpoint.pt does not exist: train a model first"),
