@@ -56,7 +56,9 @@ class Model(nn.Module):
     Attributes: `channels` of the image; `stride`, which height and width must be multiples of; `halo`, the radius
     outside of which a pixel cannot influence the map; `smallest`, which height and width must reach where that is more
     than a stride; `patch`, the side of the square training crops; `batch`, crops per batch; `exportable`, True or the
-    reason why the model cannot leave as an ONNX graph; `about`, what the list of the zoo tells of it.
+    reason why the model cannot leave as an ONNX graph; `about`, what the list of the zoo tells of it; `looked_at`, the
+    normal images on which it is settled, and as many of those held back, fewer where they are large or where a map
+    takes long.
 
     Optional, for bundles: `parts(x)`, what the map is made of, as a dict of "reconstruction" (N, C, H, W) in [-1, 1],
     "code" (N, c, h, w) and, by its name, each component (N, 1, H, W) as it is mixed; `generate(z)`, an image (N, C, H,
@@ -76,6 +78,7 @@ class Model(nn.Module):
     patch: int
     batch: int
     exportable: bool | str = True
+    looked_at: int = 48
 
     @classmethod
     def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:

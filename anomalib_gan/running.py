@@ -41,7 +41,6 @@ RESERVE = (
 )  # kept free at the end for settling and pictures: seconds and share of the budget, the larger one
 MOMENTS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of the training at which a row of samples is drawn, besides step 1
 SAMPLES = 8
-LOOKED_AT = 48  # images on which the model is settled, and as many of those held back; fewer where they are large
 LOOKED_PIXELS = 2**24
 LOOKED_SIDE = 2048  # px, the largest side that is taken of each
 PICTURED = 256  # px, side of the patches in reconstructions.png
@@ -428,10 +427,10 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
 def views(regions: Sequence[Tensor], model: Model, device: torch.device) -> list[Tensor]:
     """Some of the regions, evenly spread, as (1, C, H, W) in [-1, 1]: the middle up to LOOKED_SIDE.
 
-    LOOKED_AT of them, or as many as have LOOKED_PIXELS together, but not under eight for that.
+    As many as the model looks at, or as have LOOKED_PIXELS together, but not under eight for that.
     """
     largest = max((min(region[0].numel(), LOOKED_SIDE**2) for region in regions), default=1)
-    count = min(LOOKED_AT, max(8, LOOKED_PIXELS // largest))
+    count = min(model.looked_at, max(8, LOOKED_PIXELS // largest))
     found = []
     for region in spread(regions, count):
         _, height, width = region.shape

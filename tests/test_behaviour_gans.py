@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -17,7 +18,7 @@ from anomalib_gan.nets import AutoencodingCritic, Critic, coarse
 from anomalib_gan.penalties import slopes
 from anomalib_gan.training import Trainer
 
-CODE, HIDDEN, SIGMA = 2, 64, 0.2
+CODE, HIDDEN, SIGMA = 2, 64, 0.22
 RING = torch.tensor([(math.cos(k * math.pi / 4), math.sin(k * math.pi / 4)) for k in range(8)]) * 2
 
 
@@ -35,14 +36,21 @@ def points_critic(name):
     return normalised(critic) if name == "sn_gan" else critic
 
 
-def on_points(name, lr=2e-3, **params):
-    """The model with its own game, but perceptrons as nets and points of the plane as images of one pixel."""
+def on_points(name, lr=3e-3, ahead=1.0, **params):
+    """The model with its own game, but perceptrons as nets and points of the plane as images of one pixel.
+
+    The critic learns `ahead` times as fast as the generator.
+    """
 
     class Points(MODELS[name]):
         cell = 1
 
         def nets(self, width):
             return perceptron(CODE, HIDDEN, HIDDEN, 2), points_critic(name)
+
+        def players(self):
+            players = super().players()
+            return {**players, "critic": replace(players["critic"], lr=ahead * self.lr)}
 
     torch.manual_seed(0)
     model = Points(channels=2, shrink=1, patch=1, code=CODE, batch=256, **params)
@@ -82,16 +90,17 @@ def coverage(model, n=4000):
     return int((mode[near].bincount(minlength=8) > n / 32).sum()), float(near.float().mean())
 
 
-# Rounds and settings with which perceptrons learn the ring in some ten seconds; dcgan's game is that of gan.
+# Rounds and settings with which perceptrons learn the ring in some ten seconds. On points dcgan's game is that of gan,
+# and pro_gan's is that of wgan_gp.
 GAMES = {
-    "gan": (1000, {}),
-    "lsgan": (1000, {}),
-    "wgan": (400, {"clip": 0.1, "critic_steps": 3}),
-    "wgan_gp": (600, {"penalty": 0.1, "critic_steps": 3}),
-    "sn_gan": (1000, {}),
-    "ebgan": (1000, {}),
-    "info_gan": (1000, {"told": 1}),
-    "geo_gan": (1000, {}),
+    "gan": (800, {}),
+    "lsgan": (800, {}),
+    "wgan": (800, {"clip": 0.1}),
+    "wgan_gp": (800, {"critic_steps": 4, "penalty": 0.3}),
+    "sn_gan": (900, {"lr": 5e-3}),
+    "ebgan": (800, {"margin": 4.0}),
+    "info_gan": (800, {"told": 1, "weight": 0.02}),
+    "geo_gan": (800, {}),
 }
 
 
@@ -99,16 +108,24 @@ GAMES = {
 @pytest.mark.parametrize("name", GAMES)
 def test_a_generator_covers_the_ring_of_eight_gaussians(name):
     steps, params = GAMES[name]
-    modes, share = coverage(played(on_points(name, **params), ring, steps))
+    modes, share = coverage(played(on_points(name, **{"critic_steps": 3, **params}), ring, steps))
     assert modes >= 7 and share >= 0.8
 
 
 @pytest.mark.slow
-def test_minimax_collapses_where_the_critic_is_ahead():
-    """Its gradient vanishes where D rejects, so what was lost in the beginning is not found again."""
-    model = on_points("gan", objective="minimax", critic_steps=4)
-    modes, share = coverage(played(model, ring, 400))
-    assert modes < 7 or share < 0.5
+def test_minimax_collapses_where_the_critic_is_far_ahead_and_the_non_saturating_game_does_not():
+    """The generator begins far away, where D rejects at once: its gradient -D vanishes, and D - 1 does not."""
+
+    def begun_far_away(objective):
+        model = on_points("gan", objective=objective, critic_steps=3, ahead=10.0, lr=2e-3)
+        with torch.no_grad():
+            model.G[-1].bias += 6
+        return coverage(played(model, ring, 120))
+
+    modes, share = begun_far_away("minimax")
+    assert modes <= 1 and share < 0.2
+    modes, share = begun_far_away("non-saturating")
+    assert modes >= 4 and share > 0.4
 
 
 class Shift(nn.Module):
@@ -150,17 +167,17 @@ def test_the_critic_with_clipped_weights_measures_it_in_units_of_its_own_slope()
 
 @pytest.mark.slow
 def test_what_info_gan_reads_off_a_point_is_the_factor_that_was_planted_in_it():
-    model = on_points("info_gan", told=1, weight=0.5)
+    model = on_points("info_gan", told=1, weight=1.0, critic_steps=3)
 
     def arc(n, angles=None):
-        angles = torch.rand(n) * 4 - 2 if angles is None else angles
-        return 0.7 * torch.stack((angles.cos(), angles.sin()), 1) + 0.02 * torch.randn(n, 2)
+        angles = torch.rand(n) * 3 - 1.5 if angles is None else angles
+        return 2 * torch.stack((angles.cos(), angles.sin()), 1) + 0.1 * torch.randn(n, 2)
 
-    trained = played(model, arc, 600)
-    planted = torch.linspace(-2, 2, 500)
+    trained = played(model, arc, 400)
+    planted = torch.linspace(-1.5, 1.5, 500)
     with torch.no_grad():
         read = trained.posterior(trained.D.features(arc(500, planted)[..., None, None])).mean.flatten()
-    assert abs(spearmanr(planted, read).statistic) > 0.95
+    assert abs(spearmanr(planted, read).statistic) > 0.9
 
 
 @torch.no_grad()
@@ -177,7 +194,7 @@ def test_pro_gan_begins_with_one_pixel_for_a_code_and_fades_every_level_in_witho
     for level in range(4):
         image, answer, real = at(level)
         side = 8 >> level  # of the blocks that are drawn alike
-        assert image.shape == (2, 1, 32, 32) and torch.equal(image, coarse(image, side).to(image))
+        assert image.shape == (2, 1, 32, 32) and torch.allclose(image, coarse(image, side), atol=1e-6)
         assert level == 3 or not torch.allclose(coarse(image, 2 * side), image)
         if level:
             below, unlike, _ = at(level - 1)

@@ -44,8 +44,10 @@ def test_without_a_generator_in_between_the_optimum_is_known(mu):
     """min |z - x| + mu z^2 / 2 lies at x, or at +-1 / mu where x is farther out."""
     torch.manual_seed(0)
     x = torch.rand(20, 3, 4, 4) * 2 - 1
-    found = invert(same, nothing, x, torch.zeros(1, 3, 4, 4), likelihood=mu, steps=400)
-    assert torch.allclose(found.z, x.clamp(-1 / mu, 1 / mu), atol=0.02)
+    found = invert(same, nothing, x, torch.zeros(1, 3, 4, 4), likelihood=mu, steps=200)
+    best = x.clamp(-1 / mu, 1 / mu)
+    assert torch.allclose(found.z, best, atol=0.05)
+    assert torch.allclose(*((z - x).abs() + mu * z.square() / 2 for z in (found.z, best)), atol=5e-3)
     assert torch.allclose(found.terms["residual"], (found.z - x).abs().mean(1, keepdim=True))
     assert torch.allclose(found.terms["likelihood"], found.z.square().mean(1, keepdim=True) / 2)
 

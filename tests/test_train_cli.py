@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from anomalib_gan import checkpoint, data, models
 from anomalib_gan.runtime.files import read_json
-from anomalib_gan.specs import parse_params
+from anomalib_gan.specs import keywords, parse_params
 from pipelines import train as job
 from pipelines.train import train
 
@@ -219,6 +219,15 @@ def test_parameters_take_the_types_of_the_defaults():
     ):
         with pytest.raises(ValueError, match=reason):
             parse_params("toy", [pair])
+
+
+def test_a_model_that_hands_keywords_on_has_those_of_its_parent_with_its_own_defaults():
+    parent, child = keywords("gan"), keywords("wgan")
+    assert set(child) == {*parent, "clip"}
+    assert {key for key in parent if child[key] != parent[key]} == {"objective", "critic_steps"}
+    assert parse_params("wgan", ["width=8", "clip=1"]) == {"width": 8, "clip": 1.0}
+    with pytest.raises(ValueError, match=r"wgan has no parameter 'bound'; choose from .*width.*clip"):
+        parse_params("wgan", ["bound=1"])
 
 
 def test_the_command_reaches_the_job(folder, tmp_path):
