@@ -342,8 +342,7 @@ def transposed(code: int, width: int, channels: int) -> nn.Sequential:
 def strided(channels: int, width: int, norm: bool = True, answers: int = 1) -> Critic:
     """DCGAN's critic: (N, channels, 8h, 8w) -> (N, answers, h, w) by strided convolutions; `norm`: batch norm between.
 
-    Here as in the other critics, the answers have no bias of their own: a common offset says nothing to some
-    objectives.
+    Here as in the other critics, the answers have no bias: to some objectives a common offset says nothing.
     """
 
     def down(a: int, b: int) -> nn.Sequential:

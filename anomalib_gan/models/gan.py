@@ -37,7 +37,7 @@ class GAN(Model):
 
     `patch`, in px, of training and inversion. `shrink`: the working scale is 1/shrink of the image. `objective`: one of
     OBJECTIVES, by which all of these games can be played. `critic_steps`: k. `r1`: weight of D's gradient penalty on
-    real images. `residual`: r, "l1", "l2" or "ssim"; `feature`, `likelihood`: lambda and mu; `steps` of the inversion.
+    real images. `residual`: r, "ssim", "l1" or "l2"; `feature`, `likelihood`: lambda and mu; `steps` of the inversion.
     `score`: "loss", the map above, or "likelihood", -log p(z*) by itself. `smoothing` of the map: sigma in working px.
     """
 
@@ -61,7 +61,7 @@ class GAN(Model):
         objective: str = "non-saturating",
         critic_steps: int = 1,
         r1: float = 0.0,
-        residual: Literal["l1", "l2", "ssim"] = "l1",
+        residual: Literal["ssim", "l1", "l2"] = "ssim",
         feature: float = 0.1,
         likelihood: float = 0.01,
         steps: int = 40,
