@@ -123,7 +123,8 @@ def linear_total_correlation(z: Tensor) -> Tensor:
             f"{m} codes of {d} numbers have no total correlation: give at least {d + 1}, by a larger batch"
         )
     covariance = torch.cov(z.double().T).reshape(d, d)
-    covariance = covariance + 1e-6 * covariance.diagonal().mean() * torch.eye(d).to(covariance)  # units may be silent
+    silent = 1e-6 * covariance.diagonal().mean() + 1e-12  # variance of a unit that says nothing
+    covariance = covariance + silent * torch.eye(d).to(covariance)
     freedom = torch.arange(m - d, m, device=z.device).double()  # of the chi squares that the determinant is made of
     excess = (d * torch.digamma(freedom[-1] / 2) - torch.digamma(freedom / 2).sum()) / 2
     return ((covariance.diagonal().log().sum() - torch.logdet(covariance)) / 2 - excess).to(z)

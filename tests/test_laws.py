@@ -23,7 +23,7 @@ from anomalib_gan.runtime.session import OnnxBackend
 from anomalib_gan.training import Trainer
 
 AE = {"width": 8, "code": 4, "patch": 64, "batch": 3, "smoothing": 2.0}
-PATCHES = {"width": 8, "code": 6, "batch": 8, "smoothing": 2.0}
+PATCHES = {"width": 8, "code": 6, "batch": 8, "smoothing": 2.0, "lr": 2e-3}
 VAE = {**AE, "variance": 0.05, "samples": 3}
 GAN = {"width": 4, "code": 4, "patch": 32, "batch": 3, "smoothing": 2.0, "steps": 3}
 LEARNT = {**GAN, "width": 16, "code": 8, "batch": 8, "steps": 15}
