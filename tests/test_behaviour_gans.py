@@ -97,10 +97,10 @@ GAMES = {
     "lsgan": (800, {}),
     "wgan": (800, {"clip": 0.1}),
     "wgan_gp": (800, {"critic_steps": 4, "penalty": 0.3}),
-    "sn_gan": (900, {"lr": 5e-3}),
+    "sn_gan": (1200, {"lr": 5e-3}),
     "ebgan": (800, {"margin": 4.0}),
     "info_gan": (800, {"told": 1, "weight": 0.02}),
-    "geo_gan": (800, {}),
+    "geo_gan": (800, {"weight": 0.1}),
 }
 
 

@@ -62,7 +62,7 @@ class GAN(Model):
         critic_steps: int = 1,
         r1: float = 0.0,
         residual: Literal["ssim", "l1", "l2"] = "ssim",
-        feature: float = 0.1,
+        feature: float = 0.03,
         likelihood: float = 0.01,
         steps: int = 40,
         score: Literal["loss", "likelihood"] = "loss",
