@@ -60,7 +60,7 @@ def test_both_estimates_of_p_are_right_on_average_and_in_the_limit():
 
 def test_the_table_tells_bias_deviation_cost_and_gap_of_both():
     model, s = Conjugate(1.5, off=0.2), places(16)
-    rows = evidence_table(model, s, exact=model.exact(s), samples=(1, 8, 64))
+    rows = evidence_table(model, s, exact=model.exact(s), samples=(1, 8, 64), repeats=64)
     assert [(row["method"], row["samples"]) for row in rows] == [
         (method, count) for method in ("prior", "importance") for count in (1, 8, 64)
     ]

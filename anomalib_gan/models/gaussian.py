@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import product
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,16 +30,26 @@ class Gaussian(Model):
     """Patches of `side` x `side` working pixels, every `step` of them (a divisor of `side`) from the image's origin.
 
     `shrink`: the working scale is 1/shrink of the image. The map is in nats for each number of a patch, a mean over the
-    patches that cover a pixel.
+    patches that cover a pixel. `score`: "density" for -log N, under which a flat patch is the likeliest of all; or
+    "direction" for -log p((x - mu) / ||x - mu||), which is the same whatever the contrast: n/2 log(u^T Sigma^-1 u) +
+    log det L but for a constant, the angular Gaussian (Tyler, 1987).
     """
 
     about = About("the likelihood of patches under one Gaussian", "Bishop, 2006", "explicit")
 
-    def __init__(self, channels: int = 1, side: int = 16, step: int = 4, shrink: int = 2) -> None:
+    def __init__(
+        self,
+        channels: int = 1,
+        side: int = 16,
+        step: int = 4,
+        shrink: int = 2,
+        score: Literal["density", "direction"] = "density",
+    ) -> None:
         super().__init__()
         if side % step:
             raise ValueError(f"patches of {side} px every {step} px leave pixels uncovered: let step divide side")
         self.channels, self.side, self.step, self.shrink = channels, side, step, shrink
+        self.score = score
         self.n = channels * side**2
         self.patch = self.smallest = side * shrink
         self.batch = 1
@@ -73,10 +84,18 @@ class Gaussian(Model):
         self.volume.copy_(root.diagonal().log().sum() + self.n / 2 * math.log(2 * math.pi))
 
     def surprise(self, s: Tensor) -> Tensor:
-        """-log N of each patch of (N, C, h, w), in nats: (N, 1, rows, columns)."""
+        """-log of the density of each patch of (N, C, h, w), in nats: (N, 1, rows, columns)."""
         kernel = self.whiten.view(self.n, self.channels, self.side, self.side)
         white = conv2d(s - self.level, kernel, -self.centre, stride=self.step)  # (N, n, rows, columns)
-        return white.square().sum(1, keepdim=True) / 2 + self.volume
+        distance = white.square().sum(1, keepdim=True)
+        if self.score == "density":
+            return distance / 2 + self.volume
+        ones, mean = torch.ones_like(kernel[:1]), (self.mean - self.level).to(s).view_as(kernel[:1])
+        # ||x - mu||^2 = ||x||^2 - 2 mu^T x + ||mu||^2, of numbers about the mean grey level
+        t = s - self.level
+        length = conv2d(t.square(), ones, stride=self.step) - 2 * conv2d(t, mean, stride=self.step)
+        length = (length + mean.square().sum()).clamp_min(0) + self.n * GRAIN
+        return self.n / 2 * (distance.clamp_min(1e-6).log() - length.log()) + self.volume
 
     def anomaly_map(self, x: Tensor) -> Tensor:
         each = self.surprise(shrink(x, self.shrink)) / self.n

@@ -24,7 +24,7 @@ from anomalib_gan.residuals import smooth
 
 SIDE = 8  # of a patch, and the convolutional codes' stride, in working pixels
 REACH = {"conv": 38, "mlp": SIDE - 1, "linear": SIDE - 1}  # working pixels from s to what it can change in G(E(s))
-JUDGED = {"conv": 4 * SIDE, "mlp": SIDE, "linear": SIDE}  # side of the patches of which log p(x) is estimated
+JUDGED = {"conv": 2 * SIDE, "mlp": SIDE, "linear": SIDE}  # side of the patches of which log p(x) is estimated
 LOG_VARIANCE = (-12.0, 6.0)  # of a code, lest its exponential overflow
 
 
@@ -66,6 +66,8 @@ class VAE(Model):
         self.kind, self.code, self.beta, self.warm_up = kind, code, beta, warm_up
         self.score, self.smoothing, self.lr = score, smoothing, lr
         self.likelihood = LIKELIHOODS[likelihood](variance, levels)
+        if likelihood == "categorical":
+            self.exportable = "looking up a grey level is an operator that no bundle may hold: take likelihood gaussian"
         self.pixels = channels * SIDE**2  # numbers of the image for one code
         given = channels * self.likelihood.numbers
         if kind == "conv":
