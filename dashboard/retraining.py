@@ -72,22 +72,31 @@ def beginning(chosen: Detector, user: User, *, busy: bool) -> None:
 @st.fragment(run_every=2.0)
 def at_work(runs: str, user: User) -> None:
     """How far the job is, looked up anew every two seconds until it ends."""
-    job = jobs.latest(runs)
-    if job is None or not job.running:
-        st.rerun()
-    refused()
-    at = next((i for i, step in enumerate(job.steps) if step["state"] != "done"), len(job.steps) - 1)
-    words, found = f"{job.name}: {job.steps[at]['command'][0]}, {at + 1} of {len(job.steps)}", job.progress()
-    share, count, of = 0.0, number(found.get("step")), number(found.get("steps"))
-    if at == 0 and count is not None:
-        share = min(1.0, count / of) if of else 0.0
-        left = "" if found.get("seconds_left") is None else f", {lasting(found['seconds_left'])} left"
-        words += f": {found.get('state')}, step {count:g}{f' of {of:g}' if of else ''}{left}"
-    st.progress(share if at == 0 else 1.0, plain(words))
+    try:
+        job = jobs.latest(runs)
+        if job is None or not job.running:
+            st.rerun()
+        refused()
+        st.progress(*how_far(job))
+    except (ValueError, OSError) as error:  # the page catches what happens when it runs as a whole, and not here
+        st.error(plain(str(error)))
+        return
     st.button(
-        "Stop", disabled=(job.folder / jobs.STOP).exists(), help="The last checkpoint stays; `Go on` takes it up again.",
+        "Stop", disabled=(job.folder / jobs.STOP).exists(), help="The last checkpoint stays, for `Go on`.",
         on_click=attempt, args=(lambda: jobs.stop(job.folder, user),),
     )  # fmt: skip
+
+
+def how_far(job: jobs.Job) -> tuple[float, str]:
+    """The share of the training that is done, 1 after it, and words for it."""
+    at = next((i for i, step in enumerate(job.steps) if step["state"] != "done"), len(job.steps) - 1)
+    words, found = f"{job.name}: {job.steps[at]['command'][0]}, {at + 1} of {len(job.steps)}", job.progress()
+    count, of = number(found.get("step")), number(found.get("steps"))
+    if at > 0 or count is None:
+        return float(at > 0), plain(words)
+    left = "" if found.get("seconds_left") is None else f", {lasting(found['seconds_left'])} left"
+    words += f": {found.get('state')}, step {count:g}{f' of {of:g}' if of else ''}{left}"
+    return min(1.0, count / of) if of else 0.0, plain(words)
 
 
 def ended(job: jobs.Job, user: User) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import test_dashboard_models as pages
 from test_dashboard_models import ENGINEER, OPERATOR, button, words
@@ -256,7 +257,10 @@ def test_a_stopped_training_goes_on_to_a_bundle_of_the_next_model(results, archi
     from pipelines.export import export
     from pipelines.train import train
 
-    runs, images = tmp_path / "real", Path(__file__).parents[1] / "data_samples/train/good"
+    runs, images = tmp_path / "real", tmp_path / "good"
+    images.mkdir()
+    for path in sorted((Path(__file__).parents[1] / "data_samples/train/good").iterdir())[:3]:
+        cv2.imwrite(str(images / path.name), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)[:160, :160])
     train(images, out=runs / "a", params={"width": 4, "code": 2, "patch": 64}, steps=2, device="cpu", threads=1)
     calibrate(runs / "a", device="cpu", threads=1)
     export(runs / "a", results.models / "a.bundle", threads=1)
