@@ -94,7 +94,7 @@ def how_far(job: jobs.Job) -> tuple[float, str]:
     count, of = number(found.get("step")), number(found.get("steps"))
     if at > 0 or count is None:
         return float(at > 0), plain(words)
-    left = "" if found.get("seconds_left") is None else f", {lasting(found['seconds_left'])} left"
+    left = f", {lasting(found['seconds_left'])} left" if found.get("seconds_left") else ""
     words += f": {found.get('state')}, step {count:g}{f' of {of:g}' if of else ''}{left}"
     return min(1.0, count / of) if of else 0.0, plain(words)
 
