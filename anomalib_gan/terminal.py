@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from rich.progress import track as rich_track
 from rich.table import Table
 
 from anomalib_gan.evaluation_report import overall_rows
+from anomalib_gan.runtime.files import write_json
 
 if TYPE_CHECKING:
     from anomalib_gan.records.scoring import Outcome
@@ -72,6 +74,43 @@ def training(console: Console) -> Iterator[Callable[[Round], None]]:
             yield report
     else:
         yield report
+
+
+@contextmanager
+def told_in(file: str | os.PathLike[str] | None) -> Iterator[Callable[[str, Round | None], None]]:
+    """Tells other programs how a training goes: `file`, if any, is a JSON object, replaced as a whole.
+
+    It holds step, steps (None until planned), seconds_left (None until known) and state: preparing, training,
+    finishing, then finished, interrupted or failed. What is yielded takes the state and the round; rounds of one state
+    are written every EVERY seconds.
+    """
+    known: dict[str, Any] = {"step": 0, "steps": None, "seconds_left": None, "state": None}
+    last = -math.inf
+
+    def tell(state: str, progress: Round | None = None) -> None:
+        nonlocal last
+        if file is None or (state == known["state"] and time.monotonic() - last < EVERY):
+            return
+        known["state"], last = state, time.monotonic()
+        if progress is not None:
+            left = None if progress.left is None else round(progress.left, 1)
+            known.update(step=progress.step, steps=progress.steps, seconds_left=left)
+        try:
+            write_json(file, known)
+        except PermissionError:
+            if os.name != "nt" or known["state"] == "preparing":  # else somebody just reads it there
+                raise
+
+    tell("preparing")
+    try:
+        yield tell
+    except KeyboardInterrupt:
+        tell("interrupted")
+        raise
+    except BaseException:
+        tell("failed")
+        raise
+    tell("finished")
 
 
 @contextmanager

@@ -17,7 +17,8 @@ class Settings:
     """Absolute paths, all of them as text; empty where there are none.
 
     db: URL or file of the results. models: folders of bundles. images: folders whose images may be looked at. cameras:
-    indices, or recordings that stand in for one. users: the file of users.
+    indices, or recordings that stand in for one. users: the file of users. runs: the folder of runs, where models are
+    trained.
     """
 
     db: str = ""
@@ -25,6 +26,7 @@ class Settings:
     images: tuple[str, ...] = ()
     cameras: tuple[str, ...] = ()
     users: str = ""
+    runs: str = ""
 
     def to_environment(self) -> dict[str, str]:
         """What `read` finds again in another process."""

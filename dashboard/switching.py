@@ -1,8 +1,7 @@
-"""Putting another model into use, with what speaks for it; and how to make a better one."""
+"""Putting another model into use, with what speaks for it."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,11 +10,7 @@ import streamlit as st
 from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import Archive
 from anomalib_gan.records.comparing import SIDES, compare, notes, table
-from anomalib_gan.records.database import is_url
 from anomalib_gan.records.schema import ComparisonRecord
-from anomalib_gan.runtime.bundle import GENERATOR
-from dashboard import settings
-from dashboard.cards import entry
 from dashboard.cards import table as markdown
 from dashboard.choosing import InUse
 from dashboard.detectors import Detector, load
@@ -101,29 +96,3 @@ def activate(records: Archive, chosen: Detector, user: User, reason: str) -> Non
         st.session_state[TOLD] = ("error", str(error))
     else:
         st.session_state[TOLD] = ("done", f"Now in use: {event.details['name']} {event.model[:12]}")
-
-
-def retraining(chosen: Detector) -> None:
-    """The commands that make the next model of this one and of what people said of its images."""
-    with st.expander("Train the next model with the reviewed images"):
-        st.caption(
-            "Images that people call normal are trained on, too. Run this in a terminal where the training images and "
-            "the run of this model are (its card knows the run's name alone), after "
-            "`pip install 'anomalib_gan[train]'`. The new bundle then stands in the list above."
-        )
-        st.code(commands(chosen), None, wrap_lines=True)
-
-
-def commands(chosen: Detector) -> str:
-    """One to a line. The database's URL is left out: it may hold a password, which is nobody's business here."""
-    folder, run, db = entry(chosen.card, "data", "folder"), entry(chosen.card, "name"), settings.read().db
-    folder, run = (one if isinstance(one, str) else name for one, name in ((folder, "NORMAL_DIR"), (run, "RUN")))
-    db, after = "DATABASE_URL" if is_url(db) else db, f"{run}-next"
-    bundle = str(chosen.path.parent / f"{after}.bundle")
-    graphs = ["--precision", chosen.manifest.precision, *["--generator"] * chosen.has(GENERATOR)]
-    lines = (
-        ["train", folder, "--out", after, "--init-from", run, "--add-reviewed", db],
-        ["calibrate", after, "--good", "GOOD_IMAGES_FROM_THE_LINE"],
-        ["export", after, "--out", bundle, *graphs],
-    )
-    return "\n".join(shlex.join(["anomalib-gan", *line]) for line in lines)

@@ -25,12 +25,13 @@ def dashboard(
     address: str = "127.0.0.1",
     port: int = 8501,
     users: str | os.PathLike[str] | None = None,
+    runs: str | os.PathLike[str] | None = None,
 ) -> None:
     """Serves the dashboard until it is stopped, by Ctrl-C or SIGTERM.
 
     db: URL or file of the results; models: folders of bundles; images: folders that may be looked at; cameras: indices,
-    or recordings; users: the file of `records.access`. ValueError for a folder or a file that is not there, and for an
-    address beyond this machine without users.
+    or recordings; users: the file of `records.access`; runs: the folder of runs, where models are trained. ValueError
+    for a folder or a file that is not there, and for an address beyond this machine without users.
     """
     known = Settings(
         db=db,
@@ -38,6 +39,7 @@ def dashboard(
         images=tuple(folder(one, "--images") for one in images),
         cameras=tuple(_camera(one) for one in cameras),
         users="" if users is None else _users(users),
+        runs="" if runs is None else folder(runs, "--runs"),
     )
     if not known.users and not is_loopback(address):
         raise ValueError(f"--address {address} is reachable from other machines: give --users FILE, too")
@@ -100,6 +102,9 @@ def command(
     ),
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8501,
     users: Annotated[Path | None, typer.Option(help="File of users; whoever comes then has to sign in.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder of runs: the next model is trained there, by a button of page Models.")
+    ] = None,
 ) -> None:
     """Inspect images and explore detectors in a browser.
 
@@ -108,5 +113,5 @@ def command(
     """
     dashboard(
         db=db, models=models or (), images=images or (), cameras=camera or ("0",), address=address, port=port,
-        users=users,
+        users=users, runs=runs,
     )  # fmt: skip

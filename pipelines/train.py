@@ -45,6 +45,7 @@ def train(
     checkpoint_every: float = 60.0,
     init_from: str | os.PathLike[str] | None = None,
     add_reviewed: str | os.PathLike[str] | None = None,
+    progress: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Trains `model` (MODEL, or that of `init_from`) on the normal images of `folder` and returns the run `out`.
 
@@ -54,8 +55,8 @@ def train(
     of every image that are no image, `bits` and `white` the range of grey levels where the files do not state it
     (`runtime.image.open_image`). `checkpoint_every` is in seconds. `init_from` is a finished run of the same model,
     with whose weights the training begins; what that run held back stays held back. `add_reviewed` is a results
-    database, a file or a URL: images that all who reviewed them call normal are trained on, too. Errors: ValueError,
-    OSError.
+    database, a file or a URL: images that all who reviewed them call normal are trained on, too. `progress` is a
+    file that tells how far the training is (`terminal.told_in`). Errors: ValueError, OSError.
     """
     run, console = Path(out), terminal.plain()
     given = Settings(
@@ -67,7 +68,7 @@ def train(
     if settings is None:
         console.print(f"{run} is finished: nothing to resume")
         return run
-    with processes(settings.device) as place:
+    with processes(settings.device) as place, terminal.told_in(None if dry_run or place.rank else progress) as tell:
         console.quiet = place.rank > 0
         if settings is given:  # a run that is resumed goes on with what it has
             if init_from is not None:
@@ -80,9 +81,12 @@ def train(
             job.describe()
             return run
         job.begin()
+        last = None  # a model that is fitted in closed form has no rounds
         with terminal.training(console) as show:
-            for progress in job.play(checkpoint_every):
-                show(progress)
+            for last in job.play(checkpoint_every):
+                show(last)
+                tell("training", last)
+        tell("finishing", last)
         job.finish()
     return run
 
@@ -155,6 +159,10 @@ def command(
         typer.Option(metavar="RUN", help="Finished run of the same model, with whose weights the training begins."),
     ] = None,
     add_reviewed: options.AddReviewed = None,
+    progress: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON file to tell other programs how far it is: step, steps, seconds_left."),
+    ] = None,
 ) -> None:
     """Learn what normal images look like: train a model on a folder of normal images, one or thousands.
 
@@ -169,7 +177,7 @@ def command(
             folder, out=out, model=model, minutes=minutes, steps=steps, seed=seed, device=device, threads=threads,
             resume=resume, dry_run=dry_run, params=parse_params(chosen(model, init_from), param), info_bar=info_bar,
             bits=bits, white=white, flips=flips, jitter=jitter, zoom=zoom, checkpoint_every=checkpoint_every,
-            init_from=init_from, add_reviewed=add_reviewed,
+            init_from=init_from, add_reviewed=add_reviewed, progress=progress,
         )  # fmt: skip
     except torch.OutOfMemoryError as error:
         raise MemoryError(

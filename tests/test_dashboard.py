@@ -141,7 +141,8 @@ def test_every_page_calls_the_guard_itself(page, monkeypatch) -> None:
 def test_the_command_refuses_an_open_address_without_users_and_what_is_not_there(tmp_path) -> None:
     with pytest.raises(ValueError, match="reachable from other machines"):
         dashboard(address="0.0.0.0")
-    for wrong in ({"models": ["nowhere"]}, {"images": ["nowhere"]}, {"users": "nowhere"}, {"cameras": ["nowhere.avi"]}):
+    folders = ({"models": ["nowhere"]}, {"images": ["nowhere"]}, {"runs": "nowhere"})
+    for wrong in (*folders, {"users": "nowhere"}, {"cameras": ["nowhere.avi"]}):
         with pytest.raises(ValueError, match="nowhere"):
             dashboard(**wrong)
 

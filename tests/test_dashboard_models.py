@@ -26,7 +26,7 @@ from anomalib_gan.runtime import bundle
 from anomalib_gan.runtime.bundle import MODEL
 from anomalib_gan.runtime.image import ImageError
 from anomalib_gan.runtime.inspector import Inspector
-from dashboard import cards, switching
+from dashboard import cards, retraining
 from dashboard.detectors import load
 from dashboard.pages import models
 from dashboard.settings import Settings
@@ -356,12 +356,12 @@ def test_the_commands_for_the_next_model_are_understood_and_tell_no_password(res
     for db, named in ((str(results.database),) * 2, ("postgresql+psycopg://me:secret@host/x", "DATABASE_URL")):
         for name, value in Settings(db=db).to_environment().items():
             monkeypatch.setenv(name, value)
-        lines = switching.commands(detector)
+        lines = retraining.commands(detector)
         assert "secret" not in lines
         train, calibrate, export = (understood(line) for line in lines.split("\n"))
         assert (str(train["folder"]), str(train["init_from"]), train["add_reviewed"]) == ("data_samples", "run", named)
         assert train["out"] == calibrate["run"] == export["run"] == Path("run-next")
         assert export["out"] == results.models / "run-next.bundle" and export["generator"]
-    quoted = switching.commands(load(results.models / "calm.bundle"))
+    quoted = retraining.commands(load(results.models / "calm.bundle"))
     assert str(understood(quoted.split("\n")[0])["folder"]) == "/parts/good images"
     st.cache_resource.clear()

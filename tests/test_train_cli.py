@@ -16,7 +16,7 @@ import typer
 from test_training import Toy, same, texture, write
 from typer.testing import CliRunner
 
-from anomalib_gan import checkpoint, data, models
+from anomalib_gan import checkpoint, data, models, terminal
 from anomalib_gan.runtime.files import read_json
 from anomalib_gan.specs import keywords, parse_params
 from pipelines import train as job
@@ -126,6 +126,25 @@ def test_resume_keeps_the_first_settings_and_ends_like_an_undisturbed_run(folder
     assert all(same(a[key], b[key]) for key in ("step", "model", "ema", "optimisers", "settled", "map_scale", "sheet"))
     steps = [json.loads(line)["step"] for line in (run / "history.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 10))
+
+
+def test_other_programs_can_read_how_far_a_training_is(folder, tmp_path, monkeypatch):
+    file, seen, write_json = tmp_path / "told/progress.json", [], terminal.write_json
+    monkeypatch.setattr(terminal, "write_json", lambda path, value: (seen.append(dict(value)), write_json(path, value)))
+    with monkeypatch.context() as patch:
+        interrupted(patch, at=5)
+        with pytest.raises(KeyboardInterrupt):
+            train(folder, out=tmp_path / "x", model="toy", steps=9, checkpoint_every=0, progress=file)
+    assert [one["state"] for one in seen] == ["preparing", "training", "interrupted"]
+    assert seen[1]["step"] == 1 and seen[1]["steps"] == 9 and seen[1]["seconds_left"] >= 0
+    assert read_json(file)["state"] == "interrupted"
+    train(folder, out=tmp_path / "x", resume=True, progress=file)
+    assert read_json(file) == {"step": 9, "steps": 9, "seconds_left": 0.0, "state": "finished"}
+    with pytest.raises(FileExistsError):
+        train(folder, out=tmp_path / "x", progress=tmp_path / "none")
+    with pytest.raises(ValueError, match="nowhere"):
+        train(tmp_path / "nowhere", out=tmp_path / "y", progress=file)
+    assert read_json(file)["state"] == "failed" and not (tmp_path / "none").exists()
 
 
 def test_resume_with_other_images_is_refused(folder, tmp_path, monkeypatch):

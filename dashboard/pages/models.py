@@ -17,7 +17,8 @@ from dashboard.cards import NOTHING, document, entry, evaluations, items, lastin
 from dashboard.choosing import InUse, in_use, marked, offered
 from dashboard.detectors import Detector, load, manifest
 from dashboard.results import listed, local, open_archive
-from dashboard.switching import retraining, switching
+from dashboard.retraining import retraining
+from dashboard.switching import switching
 from dashboard.text import plain
 
 PARTS = ("In use", "Card", "Calibrations", "Evaluation", "Curves and samples", "Side by side")
@@ -85,7 +86,7 @@ def in_use_now(found: Mapping[str, Path], used: InUse, name: str, user: User) ->
         return
     records = open_archive(settings.read().db)
     switching(records, user, found, used, name)
-    retraining(load(found[name]))
+    retraining(load(found[name]), user)
 
 
 def overview(found: Mapping[str, Path], used: InUse) -> None:
