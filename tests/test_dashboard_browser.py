@@ -149,7 +149,7 @@ VERDICT = re.compile("^(ACCEPT|REVIEW|REJECT)$")
 
 LAST = {
     "Inspect": "Drop images on the left", "Explore": "Drawn from codes", "Review queue": "Comment, before you decide",
-    "Production": "wealth", "Thresholds": "Nothing was changed yet", "Reports": "One inspection as evidence",
+    "Production": "wealth", "Thresholds": "Nothing was changed yet", "Reports": "choose one for its evidence",
     "Models": "Train the next model",
 }  # fmt: skip
 """What stands far down on each page."""
