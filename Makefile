@@ -32,7 +32,7 @@ test: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --no-skip
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --no-skip -n logical --maxprocesses 8 --dist worksteal
 
 clean:
 	rm -rf runs build dist *.egg-info
