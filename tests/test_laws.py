@@ -25,11 +25,8 @@ from anomalib_gan.training import Trainer
 AE = {"width": 8, "code": 4, "patch": 64, "batch": 3, "smoothing": 2.0}
 PATCHES = {"width": 8, "code": 6, "batch": 8, "smoothing": 2.0, "lr": 2e-3}
 VAE = {**AE, "variance": 0.05, "samples": 3}
-GAN = {"width": 4, "code": 4, "patch": 32, "batch": 3, "smoothing": 2.0, "steps": 3}
-LEARNT = {**GAN, "width": 16, "code": 8, "batch": 8, "steps": 15}
-TOLD = {**LEARNT, "batch": 12, "steps": 25, "critic_steps": 3}
-# 200 small batches do not teach these games to draw the stripes, so what their inversion leaves says nothing yet.
-TOO_SHORT = ("gan", "dcgan", "lsgan", "ebgan", "info_gan", "geo_gan", "pro_gan", "gan minimax", "dcgan energy")
+# A critic that is flat at real images keeps a small game from losing phases of the stripes.
+GAN = {"width": 16, "code": 8, "patch": 32, "batch": 8, "smoothing": 2.0, "steps": 25, "r1": 1.0}
 DICTIONARY = {"side": 8, "atoms": 24, "samples": 1000, "iterations": 20}
 # Small settings by model; after a space, those that make another model of it, to which the laws apply as well.
 SMALL = {
@@ -61,17 +58,20 @@ SMALL = {
     "bigan prior": {**PATCHES, "score": "prior", "objective": "minimax", "regulariser": "total_correlation"},
     "ganomaly": AE,
     "ganomaly l1": {**AE, "residual": "l1", "alpha": 0.9},
-    **dict.fromkeys(TOO_SHORT, GAN),
-    **dict.fromkeys(("wgan", "wgan_gp", "sn_gan"), LEARNT),
-    "cgan": TOLD,
-    "cgan classes": {**TOLD, "classes": ["one", "two", "three"], "r1": 1.0},
-    "cgan known": {**TOLD, "classes": ["one", "two"], "known": "two"},
-    "ac_gan": TOLD,
-    "ac_gan classes": {**TOLD, "classes": ["one", "two"], "r1": 1.0},
-    "ac_gan k_plus_one": {**TOLD, "classes": ["one", "two"], "critic": "k_plus_one"},
-    "sn_gan classes": {**TOLD, "classes": ["one", "two"]},
+    **dict.fromkeys(("gan", "dcgan", "info_gan", "geo_gan", "cgan", "ac_gan"), GAN),
     "gan minimax": {**GAN, "objective": "minimax"},
-    "dcgan energy": {**GAN, "objective": "energy", "r1": 1.0},
+    "dcgan energy": {**GAN, "objective": "energy", "r1": 10.0},
+    "lsgan": {**GAN, "r1": 4.0},
+    "wgan": {**GAN, "r1": 10.0, "critic_steps": 2},
+    "wgan_gp": {**GAN, "r1": 0.0, "critic_steps": 2},
+    "sn_gan": {**GAN, "critic_steps": 3},
+    "sn_gan classes": {**GAN, "r1": 10.0, "classes": ["one", "two"]},
+    "ebgan": {**GAN, "r1": 1.0, "margin": 0.15, "apart": 0.01},
+    "pro_gan": {**GAN, "r1": 0.0, "penalty": 1.0},
+    "cgan classes": {**GAN, "classes": ["one", "two", "three"]},
+    "cgan known": {**GAN, "classes": ["one", "two"], "known": "two"},
+    "ac_gan classes": {**GAN, "classes": ["one", "two"]},
+    "ac_gan k_plus_one": {**GAN, "classes": ["one", "two"], "critic": "k_plus_one"},
 }
 
 
@@ -326,9 +326,8 @@ def test_tiled_equals_whole_in_the_graph_too(name):
 
 @pytest.mark.slow
 def test_a_planted_defect_scores_above_the_normal_area(name):
-    if name in TOO_SHORT:
-        return
-    model = settled(name, steps=200)
+    # Inversion says nothing of what G cannot draw yet, and that is learnt from a critic that has to learn as well.
+    model = settled(name, steps=200 if small(name).exportable is True else 600)
     torch.manual_seed(5)
     x = stripes(160, 192, model.channels, phase=1.0)
     x[..., 64:96, 80:112] = 0.9 * torch.randn(32, 32).clamp(-1, 1)

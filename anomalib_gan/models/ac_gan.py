@@ -24,7 +24,6 @@ from torch.nn.functional import cross_entropy, pad
 from anomalib_gan.model import About, Move
 from anomalib_gan.models.cgan import CGAN
 from anomalib_gan.nets import Critic, strided, transposed
-from anomalib_gan.penalties import r1
 
 
 class ACGAN(CGAN):
@@ -58,10 +57,7 @@ class ACGAN(CGAN):
             x, y = self.told(next(batches))
             with torch.no_grad():
                 fake = self.G(self.prior(x, y))
-            terms = self.critics(self.D(x), self.D(fake), y)
-            if self.r1:
-                terms["r1"] = self.r1 * r1(partial(self.answer, y=y), x)
-            yield "critic", terms
+            yield "critic", {**self.critics(self.D(x), self.D(fake), y), **self.flat(partial(self.answer, y=y), x)}
         yield "generator", self.generators(self.D(self.G(self.prior(x, y))), y)
 
     def critics(self, real: Tensor, fake: Tensor, y: Tensor) -> dict[str, Tensor]:

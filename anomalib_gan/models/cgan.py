@@ -21,7 +21,6 @@ from anomalib_gan.inversion import Inversion, invert, least
 from anomalib_gan.model import About, Labelled, Move
 from anomalib_gan.models.dcgan import DCGAN
 from anomalib_gan.nets import Critic, beside, shrink, strided, transposed
-from anomalib_gan.penalties import r1
 
 
 class CGAN(DCGAN):
@@ -92,10 +91,7 @@ class CGAN(DCGAN):
             x, y = self.told(next(batches))
             with torch.no_grad():
                 fake = G(self.prior(x, y))
-            terms = {"adv": self.objective.critic(D(x, y), D(fake, y))}
-            if self.r1:
-                terms["r1"] = self.r1 * r1(partial(D, y=y), x)
-            yield "critic", terms
+            yield "critic", {"adv": self.objective.critic(D(x, y), D(fake, y)), **self.flat(partial(D, y=y), x)}
         yield "generator", {"adv": self.objective.generator(D(G(self.prior(x, y)), y))}
 
     def inverted(self, s: Tensor) -> Inversion:

@@ -42,7 +42,7 @@ class EBGAN(DCGAN):
             x = self.real(batches)
             with torch.no_grad():
                 fake = self.G(self.prior(x))
-            yield "critic", {"adv": self.objective.critic(self.D(x), self.D(fake))}
+            yield "critic", {"adv": self.objective.critic(self.D(x), self.D(fake)), **self.flat(self.D, x)}
         fake = self.G(self.prior(x))
         codes = self.D.features(fake)  # (N, 4 width, h, w)
         yield (

@@ -12,7 +12,7 @@ Both are perceptrons, as there, here on patches of a grid. There is no encoder, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -115,15 +115,16 @@ class GAN(Model):
         """What the critic is shown of real images."""
         return shrink(x, self.shrink)
 
+    def flat(self, D: Callable[[Tensor], Tensor], x: Tensor) -> dict[str, Tensor]:
+        """The critic's term for being flat at real images, where it is asked for."""
+        return {"r1": self.r1 * r1(D, x)} if self.r1 else {}
+
     def play(self, batches: Iterator[Tensor], progress: float) -> Iterator[Move]:
         for _ in range(self.critic_steps):
             x = self.real(batches)  # (N, C, patch / shrink, patch / shrink)
             with torch.no_grad():
                 fake = self.G(self.prior(x))
-            terms = {"adv": self.objective.critic(self.D(x), self.D(fake))}
-            if self.r1:
-                terms["r1"] = self.r1 * r1(self.D, x)
-            yield "critic", terms
+            yield "critic", {"adv": self.objective.critic(self.D(x), self.D(fake)), **self.flat(self.D, x)}
         yield "generator", {"adv": self.objective.generator(self.D(self.G(self.prior(x))))}
 
     def anomaly_map(self, x: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class GeoGAN(DCGAN):
             x = self.real(batches)
             with torch.no_grad():
                 fake = self.G(self.prior(x))
-            yield "critic", {"adv": self.objective.critic(self.D(x), self.D(fake))}
+            yield "critic", {"adv": self.objective.critic(self.D(x), self.D(fake)), **self.flat(self.D, x)}
         z = self.prior(x)
         yield (
             "generator",

@@ -65,6 +65,7 @@ class InfoGAN(DCGAN):
                 {
                     "adv": self.objective.critic(D(x), D.head(f)),
                     "info": -self.weight * self.information(f, z),
+                    **self.flat(D, x),
                 },
             )
         z = self.prior(x)

@@ -42,6 +42,6 @@ class WGAN(DCGAN):
             x = self.real(batches)
             with torch.no_grad():
                 fake = self.G(self.prior(x))
-            yield "critic", {"adv": self.objective.critic(self.D(x), self.D(fake))}
+            yield "critic", {"adv": self.objective.critic(self.D(x), self.D(fake)), **self.flat(self.D, x)}
             clip(self.D, self.clip)
         yield "generator", {"adv": self.objective.generator(self.D(self.G(self.prior(x))))}

@@ -45,6 +45,7 @@ class WGANGP(DCGAN):
                 {
                     "adv": self.objective.critic(self.D(x), self.D(fake)),
                     "gp": self.penalty * gradient_penalty(self.D, x, fake),
+                    **self.flat(self.D, x),
                 },
             )
         yield "generator", {"adv": self.objective.generator(self.D(self.G(self.prior(x))))}
