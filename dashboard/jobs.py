@@ -155,7 +155,7 @@ def _launch(folder: Path) -> None:
     threading.Thread(target=process.wait, daemon=True).start()  # else its end would leave a zombie
     while process.poll() is None and not running(folder.parents[1]):
         time.sleep(0.05)
-    if process.poll():
+    if (process.poll() or 0) > 0:  # below 0 somebody killed it, which the state of the job tells
         raise BusyError(f"the job did not start: see {folder / LOG}")
 
 

@@ -49,7 +49,7 @@ SMALL = {
     "vae": VAE,
     "vae bernoulli": {**VAE, "kind": "mlp", "likelihood": "bernoulli", "score": "importance"},
     "vae categorical": {**VAE, "likelihood": "categorical", "levels": 5, "score": "importance"},
-    "vae linear": {**VAE, "kind": "linear", "variance": None, "score": "prior", "smoothing": 0.0},
+    "vae linear": {**VAE, "kind": "linear", "score": "prior", "samples": 128, "smoothing": 0.0, "lr": 1e-2},
     "beta_tc_vae": VAE,
     "vae_gan": AE,
     "vae_gan l2": {**AE, "residual": "l2", "objective": "least-squares"},
