@@ -34,7 +34,10 @@ def complete(name: str, params: dict[str, Any], channels: int) -> Spec:
     known = keywords(name)
     if unknown := [key for key in params if key not in known]:
         raise ValueError(f"{name} has no parameter {unknown[0]!r}: choose from {', '.join(known)}")
-    hints = get_type_hints(models.MODELS[name].__init__)
+    hints: dict[str, Any] = {}
+    for one in models.MODELS[name].__mro__:  # what a constructor hands on is its parent's to say
+        if "__init__" in vars(one) and issubclass(one, models.Model):
+            hints = {**get_type_hints(vars(one)["__init__"]), **hints}
     for key, value in params.items():
         if get_origin(hints.get(key)) is Literal and value not in get_args(hints[key]):
             choices = ", ".join(map(str, get_args(hints[key])))

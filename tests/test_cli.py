@@ -95,6 +95,10 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("train {0}/normal --out {0}/run", "holds a run already: continue it with --resume"),
         ("train {0}/normal --out {0}/x --model fcbigam", "no model is called 'fcbigam': choose one of"),
         ("train {0}/normal --out {0}/x --param alfa=1", "has no parameter 'alfa'; choose from"),
+        (
+            "train {0}/normal --out {0}/x --model lsgan --param score=x",
+            "lsgan has no score 'x': choose one of loss, likelihood",
+        ),
         ("calibrate {0}/nowhere", "is neither a run's folder nor a bundle: train a model with `anomalib-gan train"),
         ("calibrate {0}/empty", "checkpoint.pt does not exist: train a model first"),
         ("calibrate {0}/run --good {0}/nowhere", "nowhere is not a folder"),
