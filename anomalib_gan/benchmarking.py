@@ -20,8 +20,6 @@ from anomalib_gan.runtime.files import write_bytes
 from anomalib_gan.runtime.image import Picture, open_image
 from anomalib_gan.runtime.inspector import Inspector
 
-COMPARED = 16  # samples of a size whose spectra and grey levels are compared
-
 
 def put(readme: str | os.PathLike[str] | None, name: str, table: str) -> None:
     """The table goes between that file's markers; without a file nowhere."""
@@ -101,9 +99,7 @@ def training_pixels(
 
 
 def generation_table(drawn: Sequence[NDArray[np.float64]], normals: Sequence[NDArray[np.float64]]) -> str:
-    """How near samples, (n, height, width) for each size, are to normal images: `table` of the first COMPARED of each
-    size, and `fidelities` of all, see `generation`.
-    """
+    """How near samples, (n, height, width) for each size, are to normal images: `table` and `fidelities` of them."""
     lines = [
         "| picture | size | spectrum | grey levels | Frechet | precision | recall |",
         "|---|---|---|---|---|---|---|",
@@ -111,9 +107,9 @@ def generation_table(drawn: Sequence[NDArray[np.float64]], normals: Sequence[NDA
     counts = []
     for samples in drawn:
         height, width = samples.shape[1:]
-        judged = fidelities(list(samples), normals)
-        for key, means in table(list(samples[:COMPARED]), normals).items():
-            told = judged.get(key, {})
+        near = table(list(samples), normals)
+        for key, told in fidelities(list(samples), normals).items():
+            means = near.get(key, {"spectrum": 0.0, "histogram": 0.0})
             counts.append(told.get("crops", 0.0))
             rest = [f"{told[name]:.3g}" if told else "undefined" for name in ("frechet", "precision", "recall")]
             cells = [key, f"{width}x{height}", f"{means['spectrum']:.3f}", f"{means['histogram']:.3f}", *rest]
@@ -121,9 +117,10 @@ def generation_table(drawn: Sequence[NDArray[np.float64]], normals: Sequence[NDA
     number = " to ".join(f"{one:.0f}" for one in sorted({min(counts), max(counts)}))
     lines += [
         "",
-        "Distance from held-back normal pixels; smaller is nearer. Spectrum: root mean square difference of the",
-        "radial log spectra. Grey levels: earth mover's distance in half ranges. Frechet distance, and precision and",
-        f"recall (of which 1 is the best), are of {number} crops of {SIDE} px against as many of other normal images,",
+        "Energy distance from held-back normal pixels; smaller is nearer, and normal images have 0 by definition.",
+        "Spectrum: by the root mean square difference of radial log spectra. Grey levels: by the earth mover's",
+        "distance in half ranges. Frechet distance, and precision and recall (of which 1 is the best), are of",
+        f"{number} crops of {SIDE} px against as many of other normal images,",
         "in features of this project's own, the answers of a fixed bank of filters (`anomalib_gan/fidelity.py`):",
         "figures from elsewhere do not compare with them, nor those of other numbers of crops.",
     ]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from anomalib_gan.fidelity import crops_of, features, fidelity
 
@@ -33,16 +34,17 @@ def histogram(image: Image) -> NDArray[np.float64]:
     return np.cumsum(counts) / image.size
 
 
-def distances(image: Image, normals: Sequence[Image]) -> dict[str, float]:
-    """How far an image in [-1, 1] is from normal ones, on average over these.
+def apart(a: Sequence[Image], b: Sequence[Image]) -> dict[str, NDArray[np.float64]]:
+    """How far each of the images a in [-1, 1] is from each of b, (len(a), len(b)).
 
     "spectrum": root mean square difference of the log spectra; "histogram": mean difference of the cumulative
     distributions (the earth mover's distance of grey levels, in units of half the range).
     """
-    spectrum, grey = radial_spectrum(image), histogram(image)
+    mine, theirs = (np.stack([radial_spectrum(x) for x in images]) for images in (a, b))
+    grey, greys = (np.stack([histogram(x) for x in images]) for images in (a, b))
     return {
-        "spectrum": float(np.mean([np.sqrt(np.mean((spectrum - radial_spectrum(n)) ** 2)) for n in normals])),
-        "histogram": float(np.mean([np.abs(grey - histogram(n)).mean() * 2 for n in normals])),
+        "spectrum": cdist(mine, theirs) / np.sqrt(BINS),
+        "histogram": cdist(grey, greys, "cityblock") * (2 / grey.shape[1]),
     }
 
 
@@ -57,24 +59,40 @@ def phase_shuffled(image: Image, seed: int = 0) -> Image:
 
 
 def table(samples: Sequence[Image], normals: Sequence[Image]) -> dict[str, dict[str, float]]:
-    """Mean `distances` of samples, of normal images and of these with their phases shuffled, from other normal images.
+    """The energy distance of samples, and of normal images with their phases shuffled, from normal images:
 
-    All images are (H, W) in [-1, 1], at least two of them normal. All are cut to one size, the smallest height and
-    width there is, since the ring of a frequency should hold as much in all; a normal image gives up to CROPS crops,
-    which are compared with those of the others.
+        2 E d(X, Y) - E d(X, X') - E d(Y, Y')   (Szekely and Rizzo, 2013), with d each that is told `apart`.
+
+    It is 0 where both are drawn alike. What two normal images differ by is taken off: the mean of d alone calls that
+    set the nearest that is most like an average, and a shuffle makes it so, for it spreads contrast evenly.
+
+    All images are (H, W) in [-1, 1], at least two of them samples and two normal. All are cut to one size, the smallest
+    height and width there is, since the ring of a frequency should hold as much in all; a normal image gives up to
+    CROPS crops, of which no two of the same image are compared.
     """
-    if len(normals) < 2:
-        raise ValueError(f"{len(normals)} normal images cannot be compared with each other: at least 2 are needed")
+    for kind, images in (("samples", samples), ("normal images", normals)):
+        if len(images) < 2:
+            raise ValueError(f"{len(images)} {kind} cannot be compared with each other: at least 2 are needed")
     height, width = np.min([image.shape for image in (*samples, *normals)], axis=0)
     cut = [crops(normal, height, width) for normal in normals]
-    found: dict[str, list[dict[str, float]]] = {"sample": [], "normal image": [], "normal image, phases shuffled": []}
-    for i, mine in enumerate(cut):
-        others = [crop for other in (*cut[:i], *cut[i + 1 :]) for crop in other]
-        found["sample"] += [distances(image[:height, :width], others) for image in samples]
-        found["normal image"] += [distances(crop, others) for crop in mine]
-        found["normal image, phases shuffled"] += [distances(phase_shuffled(crop, i), others) for crop in mine]
+    origin = np.repeat(np.arange(len(cut)), [len(each) for each in cut])  # the image of each crop
+    real = [crop for each in cut for crop in each]
+    shuffled = [phase_shuffled(crop, int(i)) for crop, i in zip(real, origin, strict=True)]
+    drawn = [image[:height, :width] for image in samples]
+    own = np.arange(len(drawn))
+
+    def mean(a: Sequence[Image], b: Sequence[Image], other: NDArray[np.bool_]) -> dict[str, float]:
+        return {term: float(found[other].mean()) for term, found in apart(a, b).items()}
+
+    foreign = origin[:, None] != origin
+    within = mean(real, real, foreign)
+    found = {
+        "sample": (mean(drawn, real, np.ones((len(drawn), len(real)), bool)), mean(drawn, drawn, own[:, None] != own)),
+        "normal image, phases shuffled": (mean(shuffled, real, foreign), mean(shuffled, shuffled, foreign)),
+    }
     return {
-        name: {term: float(np.mean([one[term] for one in each])) for term in each[0]} for name, each in found.items()
+        name: {term: 2 * across[term] - spread[term] - within[term] for term in within}
+        for name, (across, spread) in found.items()
     }
 
 

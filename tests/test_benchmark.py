@@ -119,7 +119,7 @@ def test_the_table_of_samples_has_a_row_for_each_size_and_the_sheet_all_samples(
     assert [line.split("|")[2].strip() for line in text.splitlines()[2:8]] == ["40x32"] * 3 + ["32x32"] * 3
     assert text.count("| undefined | undefined | undefined |") == 6  # no crop of 64 px fits
     text = generation_table([rng.uniform(-1, 1, (4, 128, 128))], list(rng.uniform(-1, 1, (4, 128, 128))))
-    assert "undefined" not in text and "are of 18 crops of 64 px" in text
+    assert "undefined" not in text and "18 crops of 64 px" in text
     tiled = sheet(drawn, 2)
     assert tiled.shape == (64, 80) and (tiled[32:, :40] == np.rint((drawn[2] + 1) * 127.5)).all()
 
