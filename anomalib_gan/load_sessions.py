@@ -19,22 +19,47 @@ PICTURES = 200
 """Images that are scored; all of them wait for a review."""
 PATIENCE = 30.0
 """Seconds after which a page that did not settle counts as an error."""
+POLLING = 100
+"""Milliseconds between two looks whether a page has followed; at every frame they would be most of a browser's work."""
 OPEN, FOLDER = "open the dashboard", "choose the folder"
 SPANS = ("1 h", "1 d", "1 w", "1 m", "6 m")
 WATCH = """(() => {
   window.load = { runs: 0, begun: 0, settled: 0 };
   for (const kind of ["keydown", "click"]) addEventListener(kind, () => { load.begun = performance.now(); }, true);
-  let before = "";
-  const look = () => {
+  const drawn = () => {
     const app = document.querySelector("[data-testid=stApp]");
-    const state = app ? app.dataset.testScriptState : "";
-    if (state === "notRunning" && before !== state) { load.runs += 1; load.settled = performance.now(); }
-    before = state;
+    if (app && app.dataset.testScriptState !== "notRunning") return setTimeout(drawn, 20);
+    requestAnimationFrame(() => requestAnimationFrame(() => { load.runs += 1; load.settled = performance.now(); }));
   };
-  new MutationObserver(look).observe(document, { subtree: true, childList: true,
-    attributeFilter: ["data-test-script-state"] });
+  const ended = (bytes) => {  // is it a ForwardMsg (protobuf) that says that the script has finished for good?
+    let at = 0;
+    const number = () => {
+      for (let value = 0, scale = 1; ; scale *= 128) {
+        const byte = bytes[at++];
+        value += (byte & 127) * scale;
+        if (byte < 128 || byte === undefined) return value;
+      }
+    };
+    while (at < bytes.length) {
+      const tag = number(), wire = tag & 7, value = wire === 0 || wire === 2 ? number() : 0;
+      if (tag === SCRIPT_FINISHED) return value !== FOR_RERUN;
+      at += [0, 8, value, 0, 0, 4][wire];
+    }
+    return false;
+  };
+  window.WebSocket = class extends WebSocket {
+    constructor(...given) {
+      super(...given);
+      this.addEventListener("message", ({ data }) => {
+        if (data instanceof ArrayBuffer && ended(new Uint8Array(data))) setTimeout(drawn, 0);
+      });
+    }
+  };
 })()"""
-"""Runs in every page before its own scripts: notes when somebody did something and when the app had run."""
+"""Runs in every page before its own scripts: notes when somebody did something and when the app had run and was drawn.
+
+What the page itself tells of its state does not do: a run that is over at once never shows there.
+"""
 SETTLED = """before => load.runs > before && load.settled"""
 VIEWER = """[...document.querySelectorAll("[data-testid^=stBidiComponent], [data-testid^=stBidiComponent] *")]
   .map((host) => (host.shadowRoot || host).querySelector(".viewer[data-image]")).find((viewer) => viewer)"""
@@ -50,7 +75,7 @@ class Plan:
 
     sessions: int = 20
     seconds: float = 60.0
-    pause: float = 2.5
+    pause: float = 5.0
     history: int = HISTORY
     pictures: int = PICTURES
 
@@ -85,6 +110,16 @@ class Loaded:
     reviews: int = 0
 
 
+def watch() -> str:
+    """WATCH with the numbers that Streamlit's messages have in this version."""
+    from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+
+    field = ForwardMsg.DESCRIPTOR.fields_by_name["script_finished"].number
+    return WATCH.replace("SCRIPT_FINISHED", str(field << 3)).replace(
+        "FOR_RERUN", str(ForwardMsg.ScriptFinishedStatus.Value("FINISHED_EARLY_FOR_RERUN"))
+    )
+
+
 class Session:
     """One browser, and who sits there: always the same person of the same number, by a seeded chance."""
 
@@ -103,7 +138,7 @@ class Session:
         self.page.set_default_timeout(1000 * PATIENCE)
         self.page.on("pageerror", lambda error: self.wrong("the page", str(error)))
         self.page.on("websocket", lambda socket: socket.on("framesent", self.note))
-        await self.page.add_init_script(WATCH)
+        await self.page.add_init_script(watch())
         async with self.updated(OPEN):
             await self.page.goto(address)
         async with self.updated(FOLDER, image=True):
@@ -112,12 +147,13 @@ class Session:
     async def work(self) -> None:
         """Goes from page to page until the time is over; a fault ends the session and is noted."""
         try:
+            await asyncio.sleep(self.plan.pause * self.chance.random())  # not all press their first key at once
             while self.left() > 0:
                 pages = (self.inspect, self.review, self.production, self.reports)
                 (act,) = self.chance.choices(pages, (5, 5, 1, 1))
                 await act()
         except Exception as error:  # whatever it is, it is what a person would have met
-            self.wrong("a session", f"{type(error).__name__}: {error}")
+            self.wrong("a session", f"{self.doing}: {type(error).__name__}: {error}")
 
     def note(self, message: bytes | str) -> None:
         if isinstance(message, bytes):
@@ -137,9 +173,9 @@ class Session:
         runs = await page.evaluate("() => load.runs") if page.url.startswith("http") else 0
         yield
         patience = 1000 * PATIENCE
-        ended = await (await page.wait_for_function(SETTLED, arg=runs, timeout=patience)).json_value()
+        ended = await (await page.wait_for_function(SETTLED, arg=runs, timeout=patience, polling=POLLING)).json_value()
         if image:
-            changed = await page.wait_for_function(CHANGED, arg=drawn, timeout=patience)
+            changed = await page.wait_for_function(CHANGED, arg=drawn, timeout=patience, polling=POLLING)
             ended = max(ended, await changed.json_value())
         begun = await page.evaluate("() => load.begun")
         self.loaded.updates.append(Update(what, self.number, (ended - begun) / 1000))

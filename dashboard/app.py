@@ -10,6 +10,7 @@ from anomalib_gan.records.database import RecordsError
 from anomalib_gan.runtime.bundle import BundleError
 from dashboard import settings
 from dashboard.access import guard, sign_out
+from dashboard.garbage import set_modules_aside
 from dashboard.pages import PAGES, Page
 from dashboard.text import plain
 
@@ -48,7 +49,10 @@ def main() -> None:
         with st.sidebar:
             st.caption(f"{user.name}, {user.role}")
             st.button("Sign out", on_click=sign_out)
-    chosen.run()
+    try:
+        chosen.run()
+    finally:  # pages also end by an exception of Streamlit's
+        set_modules_aside()
 
 
 if __name__ == "__main__":

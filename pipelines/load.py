@@ -24,7 +24,7 @@ def load(
     *,
     sessions: int = 20,
     seconds: float = 60.0,
-    pause: float = 2.5,
+    pause: float = 5.0,
     out: str | os.PathLike[str] = "runs/benchmark",
     readme: str | os.PathLike[str] | None = None,
 ) -> Path:
@@ -62,7 +62,7 @@ def command(
     images: Annotated[Path, typer.Option(help="Folder of images of the material.")],
     sessions: Annotated[int, typer.Option(min=1, help="People at browsers.")] = 20,
     seconds: Annotated[float, typer.Option(min=1, help="How long they work.")] = 60.0,
-    pause: Annotated[float, typer.Option(min=0, help="Seconds on average that each looks before the next key.")] = 2.5,
+    pause: Annotated[float, typer.Option(min=0, help="Seconds on average that each looks before the next key.")] = 5.0,
     out: Annotated[Path, typer.Option(help="Folder for the table.")] = Path("runs/benchmark"),
     readme: Annotated[Path | None, typer.Option(help="File between whose markers the table also goes.")] = None,
 ) -> None:

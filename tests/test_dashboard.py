@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import struct
+import weakref
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
@@ -26,7 +28,7 @@ from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.heat import heat_range
 from anomalib_gan.runtime.inspector import Inspector
 from anomalib_gan.runtime.naming import Codes
-from dashboard import access, detectors, sources, viewer
+from dashboard import access, detectors, garbage, sources, viewer
 from dashboard.files import RefusedPathError, bundles, resolve
 from dashboard.looking import inspect
 from dashboard.pages import PAGES, explore
@@ -470,6 +472,23 @@ def test_a_mixture_that_the_bundle_does_not_tell_is_not_made_up(detector) -> Non
     assert detectors.Detector.mixture(untold) is None
     found = SimpleNamespace(manifest=untold.manifest, card={"found": {"alpha": 0.9}})
     assert detectors.Detector.mixture(found) == pytest.approx({"critic": 0.9, "residual": 0.1, "likelihood": 0.0})
+
+
+def test_modules_are_set_aside_and_what_comes_later_is_still_collected(monkeypatch) -> None:
+    monkeypatch.setattr(garbage, "_known", 0)
+    try:
+        garbage.set_modules_aside()
+        frozen = gc.get_freeze_count()
+        assert frozen > 10_000
+        held = type("Held", (), {})()
+        held.itself = held
+        gone = weakref.ref(held)
+        del held
+        gc.collect()
+        garbage.set_modules_aside()
+        assert gone() is None and gc.get_freeze_count() <= frozen  # nothing was imported, so nothing is set aside
+    finally:
+        gc.unfreeze()
 
 
 def test_settings_survive_the_environment_and_strangers_are_refused(monkeypatch) -> None:

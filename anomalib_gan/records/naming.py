@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from anomalib_gan.records.database import exclusive
 from anomalib_gan.records.labelling import Labelled
@@ -106,7 +106,7 @@ class Fitted:
     def tells(self) -> bool:
         n = sum(self.types.labels)
         right = round(self.types.accuracy * n)
-        return right > 0 and float(beta.ppf(1 - CONFIDENCE, right, n - right + 1)) > self.commonest
+        return right > 0 and float(betaincinv(right, n - right + 1, 1 - CONFIDENCE)) > self.commonest
 
 
 def fit(x: Features, types: Sequence[str], images: Sequence[str], manifest: Manifest) -> Fitted:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from anomalib_gan.runtime.files import read_json, short, write_json
 
@@ -114,7 +114,7 @@ class Calibration:
                 )
         review = ordered[ranks["rate"] - 1]
         k = ranks["rate"]
-        limit = float(beta.ppf(CONFIDENCE, n - k + 1, k))
+        limit = float(betaincinv(n - k + 1, k, CONFIDENCE))
         return cls(
             review=review,
             reject=max(review, ordered[ranks["reject rate"] - 1]),
@@ -184,7 +184,7 @@ class Calibration:
         """How often normal images are above one of the thresholds, by the normal scores (or peaks) that are known."""
         normal, value = (self.peaks if threshold == "pixel" else self.scores), getattr(self, threshold)
         above = len(normal) - bisect_right(normal, value)
-        limit = float(beta.ppf(CONFIDENCE, above + 1, self.n - above)) if above < self.n else 1.0
+        limit = float(betaincinv(above + 1, self.n - above, CONFIDENCE)) if above < self.n else 1.0
         share, bound = (_per_image(one, self.tiles_per_image) for one in (above / self.n, limit))
         return FalseAlarms(above, self.n, share, bound)
 
