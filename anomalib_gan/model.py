@@ -45,6 +45,15 @@ class Labelled(NamedTuple):
     y: Tensor
 
 
+class Pair(NamedTuple):
+    """Images x and y (N, C, H, W) of two domains: what a translator gets for images. Where its folders are paired, x[i]
+    and y[i] show the same place.
+    """
+
+    x: Tensor
+    y: Tensor
+
+
 @dataclass(frozen=True)
 class About:
     """What the list of the zoo tells of a model: one line, its paper, and how it knows the density of normal images.
@@ -72,6 +81,9 @@ class Model(nn.Module):
     "code" (N, c, h, w) and, by its name, each component (N, 1, H, W) as it is mixed; `generate(z)`, an image (N, C, H,
     W) in [-1, 1] from codes (N, `code`, h, w). For the card: `found`, the settings that `settle` found, by name.
 
+    Optional, for translation: `pairs`, "paired" or "unpaired" where what it plays with is `Pair`, else ""; and
+    `translate(x)`, images (N, C, H, W) of the second domain from those of the first, both in [-1, 1].
+
     Optional, for `diagnose`: `sample(n, height, width)`, generated images; `reconstruct(x)`, both in [-1, 1];
     `posterior(s)`, the distribution q(z|s) of an image at the working scale, 1 / `shrink`, over (N, `code`, h, w);
     `answers(x)`, what a critic answers in the game, raw, on (N, C, H, W) and on as many generated images, and
@@ -87,6 +99,7 @@ class Model(nn.Module):
     batch: int
     exportable: bool | str = True
     classes: Sequence[str] = ()
+    pairs: Literal["", "paired", "unpaired"] = ""
     looked_at: int = 48
 
     @classmethod
