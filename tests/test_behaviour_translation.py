@@ -120,9 +120,7 @@ def test_the_critic_is_shown_both_images_and_the_generator_hears_of_it():
 
 
 def test_squares_and_patches_that_do_not_fit_the_lattice_are_refused():
-    with pytest.raises(
-        ValueError, match="squares of 6 px do not lie on the lattice of the U-Net: give a multiple"
-    ):
+    with pytest.raises(ValueError, match="squares of 6 px do not lie on the lattice of the U-Net: give a multiple"):
         build("pix2pix", hidden=6)
     with pytest.raises(ValueError, match="a patch of 40 px is not cut along the lattice: let 16 divide it"):
         build("pix2pix", patch=40)
