@@ -68,12 +68,17 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> di
 
 
 def load_model(
-    run: str | os.PathLike[str], device: str | torch.device = "cpu", *, known: str | None = None
+    run: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    *,
+    known: str | None = None,
+    detector: bool = False,
 ) -> tuple[Model, dict[str, Any]]:
     """The finished model of a run (averaged weights, settled, eval mode, on `device`) and its checkpoint.
 
     `known`: of a model with classes, the one that all images are of; ValueError where it has none of that name. The
     checkpoint's `hash` is then the SHA-256 of exactly this model, and so another with another `known`.
+    `detector`: a CheckpointError says why a model gives no map.
     """
     checkpoint = load(run, device)
     if checkpoint["settled"] is None:
@@ -87,6 +92,8 @@ def load_model(
             raise ValueError(f"{run} is a run of {spec['name']}, which knows no classes: leave --class {known} out")
         checkpoint["spec"] = {**spec, "params": {**spec["params"], "known": known}}
     model = models.build(checkpoint["spec"]["name"], **checkpoint["spec"]["params"]).to(device)
+    if detector and model.detects is not True:
+        raise CheckpointError(f"{run} is a run of {checkpoint['spec']['name']}, which gives no map: {model.detects}")
     model.load_state_dict(checkpoint["settled"])
     checkpoint["hash"] = model_hash(checkpoint["spec"], checkpoint["settled"])
     return model.eval().requires_grad_(False), checkpoint

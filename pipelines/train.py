@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 
-from anomalib_gan import models, terminal
+from anomalib_gan import augmenting, models, terminal
 from anomalib_gan.records.reviewed import located
 from anomalib_gan.running import JITTER, MINUTES, ZOOM, Job, Settings, processes
 from anomalib_gan.runtime.card import levels, read_card
@@ -45,6 +45,10 @@ def train(
     checkpoint_every: float = 60.0,
     init_from: str | os.PathLike[str] | None = None,
     add_reviewed: str | os.PathLike[str] | None = None,
+    augment_with: str | os.PathLike[str] | None = None,
+    augment_share: float = augmenting.SHARE,
+    compare_with: str | os.PathLike[str] | None = None,
+    defects: str | os.PathLike[str] | None = None,
     progress: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Trains `model` (MODEL, or that of `init_from`) on the normal images of `folder` and returns the run `out`.
@@ -55,14 +59,19 @@ def train(
     of every image that are no image, `bits` and `white` the range of grey levels where the files do not state it
     (`runtime.image.open_image`). `checkpoint_every` is in seconds. `init_from` is a finished run of the same model,
     with whose weights the training begins; what that run held back stays held back. `add_reviewed` is a results
-    database, a file or a URL: images that all who reviewed them call normal are trained on, too. `progress` is a
-    file that tells how far the training is (`terminal.told_in`). Errors: ValueError, OSError.
+    database, a file or a URL: images that all who reviewed them call normal are trained on, too. `augment_with` is a
+    finished run that feeds the training: of one that generates `augment_share` of each batch is generated patches, of
+    one that paints as many defects join those that the model learns from; what that changed is told by synthetic
+    defects, beside the figure of the run `compare_with`. `defects` is a data set in MVTec layout whose images with
+    masks a model that paints learns from. `progress` is a file that tells how far the training is
+    (`terminal.told_in`). Errors: ValueError, OSError.
     """
     run, console = Path(out), terminal.plain()
     given = Settings(
         model=chosen(model, init_from), params=params or {}, seed=seed, minutes=None if steps else minutes,
         steps=steps, device=device, threads=threads, info_bar=info_bar, bits=bits, white=white, flips=flips,
-        jitter=jitter, zoom=zoom, init_from=None if init_from is None else str(Path(init_from).absolute()),
+        jitter=jitter, zoom=zoom, init_from=absolute(init_from), augment_with=absolute(augment_with),
+        augment_share=augment_share, compare_with=absolute(compare_with), defects=absolute(defects),
     )  # fmt: skip
     settings = given.for_run(run, resume=resume, dry_run=dry_run)
     if settings is None:
@@ -89,6 +98,10 @@ def train(
         tell("finishing", last)
         job.finish()
     return run
+
+
+def absolute(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
 
 
 def chosen(model: str | None, init_from: str | os.PathLike[str] | None) -> str:
@@ -159,6 +172,24 @@ def command(
         typer.Option(metavar="RUN", help="Finished run of the same model, with whose weights the training begins."),
     ] = None,
     add_reviewed: options.AddReviewed = None,
+    augment_with: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Finished run that feeds this one: generated patches, or of mask_gan painted defects to learn from.",
+        ),
+    ] = None,
+    augment_share: Annotated[
+        float, typer.Option(help="Share of each batch that comes from --augment-with.")
+    ] = augmenting.SHARE,
+    compare_with: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Run of the same images without --augment-with, to say what that changed."),
+    ] = None,
+    defects: Annotated[
+        Path | None,
+        typer.Option(metavar="DATASET", help="For mask_gan: real defects with masks, in MVTec layout, to learn from."),
+    ] = None,
     progress: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="JSON file to tell other programs how far it is: step, steps, seconds_left."),
@@ -177,7 +208,8 @@ def command(
             folder, out=out, model=model, minutes=minutes, steps=steps, seed=seed, device=device, threads=threads,
             resume=resume, dry_run=dry_run, params=parse_params(chosen(model, init_from), param), info_bar=info_bar,
             bits=bits, white=white, flips=flips, jitter=jitter, zoom=zoom, checkpoint_every=checkpoint_every,
-            init_from=init_from, add_reviewed=add_reviewed, progress=progress,
+            init_from=init_from, add_reviewed=add_reviewed, augment_with=augment_with, augment_share=augment_share,
+            compare_with=compare_with, defects=defects, progress=progress,
         )  # fmt: skip
     except torch.OutOfMemoryError as error:
         raise MemoryError(

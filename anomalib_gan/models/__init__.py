@@ -21,6 +21,7 @@ from anomalib_gan.models.gaussian import Gaussian
 from anomalib_gan.models.geo_gan import GeoGAN
 from anomalib_gan.models.info_gan import InfoGAN
 from anomalib_gan.models.lsgan import LSGAN
+from anomalib_gan.models.mask_gan import MaskGAN
 from anomalib_gan.models.pca import PCA
 from anomalib_gan.models.pro_gan import ProGAN
 from anomalib_gan.models.sn_gan import SNGAN
@@ -47,6 +48,7 @@ MODELS: dict[str, type[Model]] = {
     "vae_gan": VAEGAN,
     "bigan": BiGAN,
     "ganomaly": GANomaly,
+    "mask_gan": MaskGAN,
 }
 
 
