@@ -47,7 +47,7 @@ class Helper:
         name, batch = state["spec"]["name"], net.batch
         if not net.players():
             raise ValueError(
-                f"{type(net).__name__} is fitted in closed form and takes no batches: leave --augment-with out"
+                f"{type(net).__name__} is fitted in closed form, without batches: leave --augment-with out"
             )
         if net.detects is not True or net.classes:
             which = "tells classes apart" if net.classes else "gives no map, so nothing of it could be compared"

@@ -78,9 +78,7 @@ def painted(model: Any, x: Tensor, mask: NDArray[np.bool_]) -> Tensor:
 def able(model: Model, what: object) -> Any:
     """The model, if it paints; a ValueError names one that does not."""
     if not hasattr(model, "paint"):
-        raise ValueError(
-            f"{what} holds {type(model).__name__}, which paints no defects: train one with --model mask_gan"
-        )
+        raise ValueError(f"{what} holds {type(model).__name__}, which paints nothing: train one with --model mask_gan")
     return model
 
 

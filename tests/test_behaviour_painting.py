@@ -31,7 +31,7 @@ def one_by_one(batch):
 
 @pytest.fixture(scope="module")
 def painter():
-    return trained(batches_of, 400)
+    return trained(batches_of, 200)
 
 
 def masks():

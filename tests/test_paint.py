@@ -127,7 +127,8 @@ def test_each_part_of_a_mask_is_painted_once_and_nothing_else_is_touched():
     ],
 )
 def test_what_cannot_be_is_one_line_with_the_mend(place, tmp_path, cli, arguments, told):
-    write(tmp_path / "small/a_mask.png", np.ones((8, 8), np.uint8))
+    for name in ("a", "b/a"):
+        write(tmp_path / f"small/{name}_mask.png", np.ones((8, 8), np.uint8))
     assert told in cli.refuses(*(word.format(place, tmp_path) for word in arguments.split()))
     assert not [path for path in (tmp_path / "x").rglob("*") if path.is_file()]
 

@@ -1,13 +1,13 @@
 """Mask to image: paint where a defect shall be, and a generator makes a plausible one there, on a normal image.
 
-    D: (y, m) real, (G(x, m, z), m) fake,   z ~ N(0, I),   y: images with defects, m: where these are
+    D: (y, m) real, (G(x, m, z), m) and (x, m) fake,   z ~ N(0, I),   y: images with defects, m: where these are
     G besides:  lambda |(1 - m)(G(x, m, z) - x)|_1  -  mu min(|m (G(x, m, z) - G(x, m, z'))|_1 / |z - z'|_1, tau)
 
 Semantic Image Synthesis with Spatially-Adaptive Normalization (Park et al., 2019): what the mask says of a place
 modulates the normalised features there; with batch norm's statistics, so that G is local. Its critic sees (image,
-mask), patch-wise, by the hinge. Here G begins with a normal image instead of nothing, which has to stay where nothing
-is painted (lambda), and other codes must give other defects (mu: Diversity-Sensitive Conditional Generative Adversarial
-Networks, Yang et al., 2019).
+mask), patch-wise, by the hinge; that a mask without a defect is not real has to be shown to it (mismatched pairs: Reed et al., 2016).
+Here G begins with a normal image instead of nothing, which has to stay where nothing is painted (lambda), and other
+codes must give other defects (mu: Diversity-Sensitive Conditional Generative Adversarial Networks, Yang et al., 2019).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from anomalib_gan.nets_painting import Painter
 from anomalib_gan.objectives import objective_of
 from anomalib_gan.scale import SIDE_OF_PATCH, working_scale
 
-TAU = 0.5  # difference of two defects, by that of their codes, from which on it is enough
+TAU = 0.25  # difference of two defects, by that of their codes, from which on it is enough
 
 
 class MaskGAN(Model):
@@ -41,6 +41,7 @@ class MaskGAN(Model):
     detects = exportable = "it paints defects and finds none; `anomalib-gan paint` applies it"
     defects = True
     lr = 1e-3
+    ahead = 4.0  # times as fast as G learns D
     betas = (0.0, 0.9)
 
     def __init__(
@@ -52,8 +53,8 @@ class MaskGAN(Model):
         batch: int = 8,
         shrink: int = 2,
         objective: str = "hinge",
-        outside: float = 10.0,
-        diversity: float = 4.0,
+        outside: float = 3.0,
+        diversity: float = 1.0,
     ) -> None:
         super().__init__()
         if batch < 2:
@@ -72,7 +73,7 @@ class MaskGAN(Model):
 
     def players(self) -> dict[str, Player]:
         return {
-            "critic": Player((self.D,), self.lr, self.betas),
+            "critic": Player((self.D,), self.ahead * self.lr, self.betas),
             "generator": Player((self.G,), self.lr, self.betas),
         }
 
@@ -99,7 +100,8 @@ class MaskGAN(Model):
         s, y, m = self.shown(next(batches))
         with torch.no_grad():
             fake = self.G(s, m, self.prior(len(s)))
-        yield "critic", {"adv": self.objective.critic(self.answered(y, m), self.answered(fake, m))}
+        real, *fakes = self.answered(torch.cat((y, fake, s)), m.repeat(3, 1, 1, 1)).chunk(3)
+        yield "critic", {"adv": self.objective.critic(real, torch.cat(fakes))}
 
         s, _, m = (one[: len(one) // 2].repeat(2, 1, 1, 1) for one in self.shown(next(batches)))
         z = self.prior(len(s))  # two for each image and mask
