@@ -46,9 +46,7 @@ class Helper:
         model, state = checkpoint.load_model(run, device)
         name, batch = state["spec"]["name"], net.batch
         if not net.players():
-            raise ValueError(
-                f"{type(net).__name__} is fitted in closed form, without batches: leave --augment-with out"
-            )
+            raise ValueError(f"{type(net).__name__} is fitted in closed form: leave --augment-with out")
         if net.detects is not True or net.classes:
             which = "tells classes apart" if net.classes else "gives no map, so nothing of it could be compared"
             raise ValueError(f"{type(net).__name__} {which}: leave --augment-with out")

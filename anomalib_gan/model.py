@@ -100,8 +100,8 @@ class Model(nn.Module):
     Optional, for translation: `pairs`, "paired" or "unpaired" where what it plays with is `Pair`, else ""; and
     `translate(x)`, images (N, C, H, W) of the second domain from those of the first, both in [-1, 1].
 
-    Optional, for `paint`: `paint(x, mask, z)`, the images x with a defect where the mask (N, 1, H, W) is 1, by codes z =
-    `prior(N)`; both also with `shrink`, the working scale.
+    Optional, for `paint`: `paint(x, mask, z)`, images with a defect where the mask (N, 1, H, W) is 1, by codes z, which
+    `prior(N)` draws; `shrink`, 1 over the scale that it works at.
 
     Optional, for `diagnose`: `sample(n, height, width)`, generated images; `reconstruct(x)`, both in [-1, 1];
     `posterior(s)`, the distribution q(z|s) of an image at the working scale, 1 / `shrink`, over (N, `code`, h, w);

@@ -166,7 +166,7 @@ def test_the_card_tells_what_fed_the_run_and_what_that_changed(place, tmp_path, 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"model": "gaussian", "augment_with": "toy"}, "fitted in closed form, without batches"),
+        ({"model": "gaussian", "augment_with": "toy"}, "fitted in closed form: leave"),
         ({"model": "mask_gan", "augment_with": "toy"}, "gives no map, so nothing of it could be compared"),
         ({"model": "toy", "augment_with": "painter"}, "paints defects, and Toy as it is learns from none"),
         ({"model": "fcbigan", "params": {"negatives": 0.0}, "augment_with": "painter"}, "learns from none"),

@@ -5,9 +5,10 @@
 
 Semantic Image Synthesis with Spatially-Adaptive Normalization (Park et al., 2019): what the mask says of a place
 modulates the normalised features there; with batch norm's statistics, so that G is local. Its critic sees (image,
-mask), patch-wise, by the hinge; that a mask without a defect is not real has to be shown to it (mismatched pairs: Reed et al., 2016).
-Here G begins with a normal image instead of nothing, which has to stay where nothing is painted (lambda), and other
-codes must give other defects (mu: Diversity-Sensitive Conditional Generative Adversarial Networks, Yang et al., 2019).
+mask), patch-wise, by the hinge; that a mask without a defect is not real has to be shown to it, as in Generative
+Adversarial Text to Image Synthesis (Reed et al., 2016). Here G begins with a normal image instead of nothing, which has
+to stay where nothing is painted (lambda), and other codes must give other defects (mu: Diversity-Sensitive Conditional
+Generative Adversarial Networks, Yang et al., 2019).
 """
 
 from __future__ import annotations
