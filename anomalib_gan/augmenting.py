@@ -41,26 +41,28 @@ class Helper:
     share: float
 
     @classmethod
-    def load(cls, run: str | os.PathLike[str], share: float, net: Model, device: torch.device) -> Helper:
-        """A ValueError says why the run cannot feed the training of `net`."""
+    def load(cls, run: str | os.PathLike[str], share: float, net: Model, called: str, device: torch.device) -> Helper:
+        """A ValueError says why the run cannot feed the training of `net`, the model that is `called` so."""
         model, state = checkpoint.load_model(run, device)
         name, batch = state["spec"]["name"], net.batch
         if not net.players():
-            raise ValueError(f"{type(net).__name__} is fitted in closed form: leave --augment-with out")
+            raise ValueError(f"{called} is fitted in closed form: leave --augment-with out")
         if net.detects is not True or net.classes:
             which = "tells classes apart" if net.classes else "gives no map, so nothing of it could be compared"
-            raise ValueError(f"{type(net).__name__} {which}: leave --augment-with out")
+            raise ValueError(f"{called} {which}: leave --augment-with out")
         if not 1 <= round(share * batch) < batch:
             raise ValueError(f"a share of {share:g} of {batch} patches is none or all: give one in between")
         if not (hasattr(model, "paint") or hasattr(model, "sample")):
-            raise ValueError(f"{run} holds {name}, which neither generates nor paints: give a run of dcgan or mask_gan")
+            raise ValueError(
+                f"{run} is a run of {name}, which neither generates nor paints: give one of dcgan, mask_gan"
+            )
         if model.classes:
-            raise ValueError(f"{run} holds {name} of several materials: give a run of one")
+            raise ValueError(f"{run} is a run of {name} for several materials: give a run of one")
         if model.channels != net.channels:
             raise ValueError(f"{run} has {model.channels} channels and the images {net.channels}: give a run of such")
         if hasattr(model, "paint") and not net.defects:
             raise ValueError(
-                f"{run} paints defects, and {type(net).__name__} as it is learns from none: give a run that generates "
+                f"{run} paints defects, and {called} as it is learns from none: give a run that generates "
                 "normal images, or train fcbigan with its negatives"
             )
         if hasattr(model, "paint") and net.patch % model.stride:
@@ -214,7 +216,7 @@ def feed(settings: Any, net: Model, crops: data.Crops, held: Sequence[data.Held]
         batches = WithDefects(crops, [(one.grey, mask) for one, mask in zip(images, masks, strict=True)])
         told["defects"] = defects_told(settings.defects, images)
     if settings.augment_with is not None:
-        helper = Helper.load(settings.augment_with, settings.augment_share, net, crops.device)
+        helper = Helper.load(settings.augment_with, settings.augment_share, net, settings.model, crops.device)
         batches, told["augmented"] = helper.feed(crops, settings.seed, crops.share[0]), helper.told()
         warnings = helper.leaks(held)
     elif settings.compare_with is not None:

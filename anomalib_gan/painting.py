@@ -23,6 +23,7 @@ from anomalib_gan.runtime.image import Picture, find_images
 from anomalib_gan.training import derive_seed
 
 SEEN = 6  # px at working scale, least area of a mask that is drawn
+LEAST = 16  # px at working scale, side of a square that a shape is drawn in
 TRIES = 20  # shapes that are drawn until one covers that
 EXAMPLES = 4  # normal patches that a picture of a painter shows, and codes for each
 
@@ -38,14 +39,14 @@ def seeded(device: torch.device, *parts: object) -> Iterator[None]:
 def drawn_mask(side: int, scale: int) -> Tensor:
     """(1, 1, side, side) of 0 and 1: one of the shapes that corruption draws, as large as at 1/scale of the image.
 
-    `side` is a multiple of `scale`. RuntimeError where none of TRIES shapes covers SEEN pixels.
+    `side` is a multiple of `scale`. ValueError where none of TRIES shapes covers SEEN pixels.
     """
     blank = torch.zeros(1, 1, side // scale, side // scale)
     for _ in range(TRIES):
         mask = (SHAPES[choice(len(SHAPES))](blank) * uniform(0.5, 1.0) > SPOILT).float()
         if mask.sum() >= SEEN:
             return mask.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
-    raise RuntimeError(f"no shape of {TRIES} covers {SEEN} pixels of a square of {side // scale}: take a larger one")
+    raise ValueError(f"none of {TRIES} shapes covers {SEEN} pixels of a square of {side} px: it is too small for one")
 
 
 @torch.no_grad()
@@ -75,10 +76,10 @@ def painted(model: Any, x: Tensor, mask: NDArray[np.bool_]) -> Tensor:
     return image[..., :height, :width]
 
 
-def able(model: Model, what: object) -> Any:
-    """The model, if it paints; a ValueError names one that does not."""
+def able(model: Model, run: object, name: str) -> Any:
+    """The model of a run, if it paints; a ValueError names one that does not."""
     if not hasattr(model, "paint"):
-        raise ValueError(f"{what} holds {type(model).__name__}, which paints nothing: train one with --model mask_gan")
+        raise ValueError(f"{run} is a run of {name}, which paints nothing: train one with --model mask_gan")
     return model
 
 
@@ -144,7 +145,7 @@ def called(path: Path, root: Path) -> str:
     return "_".join(path.relative_to(root).with_suffix("").parts)
 
 
-class Painter:
+class PaintedSet:
     """What `painted` makes of files: a data set in MVTec layout in the folder `out`, image after image.
 
     `read` opens images, `seed` decides all that is drawn, image by image, so that a job that was stopped can be done
@@ -190,6 +191,8 @@ class Painter:
             return read_mask(task.mask, task.image, picture.height, picture.width)[:height]
         scale = self.model.shrink
         side = min(self.model.patch, height, width) // scale * scale
+        if side < LEAST * scale:
+            raise ValueError(f"{task.image} is {height}x{width} px, too small to draw a mask on: give one by --masks")
         top, left = (choice(size - side + 1) for size in (height, width))
         found = np.zeros((height, width), bool)
         found[top : top + side, left : left + side] = drawn_mask(side, scale)[0, 0].numpy() > 0

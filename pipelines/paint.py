@@ -14,7 +14,7 @@ import typer
 
 from anomalib_gan import checkpoint, data, terminal
 from anomalib_gan.export import usable
-from anomalib_gan.painting import Painter, able, tasks
+from anomalib_gan.painting import PaintedSet, able, tasks
 from anomalib_gan.runtime.card import levels, read_card
 from anomalib_gan.runtime.files import write_json
 from anomalib_gan.runtime.image import open_image
@@ -37,7 +37,7 @@ def paint(
     device: str = "auto",
     threads: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Paints with the mask_gan of `run` on the normal images of `folder`; what `Painter` says of each, also in
+    """Paints with the mask_gan of `run` on the normal images of `folder`; what `PaintedSet` says of each, also in
     out/painted.json, which is written last.
 
     With `masks`, on the images that have one there; else on `count` images, each in turn and by default once, with a
@@ -57,7 +57,7 @@ def paint(
     todo = tasks(files, root, None if masks is None else Path(masks), count)
     if masks is not None and len(todo) < len(files):
         terminal.note(f"{len(files) - len(todo)} of {len(files)} images have no mask in {masks} and are left out")
-    painter = Painter(able(model, run), Path(out), read, seed)
+    painter = PaintedSet(able(model, run, state["spec"]["name"]), Path(out), read, seed)
     found = [painter(task, number) for number, task in enumerate(terminal.track(todo))]
     told = {"run": str(Path(run).absolute()), "hash": state["hash"], "seed": seed, "images": found}
     write_json(Path(out) / TOLD, told)

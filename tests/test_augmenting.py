@@ -48,7 +48,7 @@ def crops(batch: int = 8, patch: int = 32) -> Crops:
 
 
 def helper(run: Path, net=None) -> Helper:
-    return Helper.load(run, SHARE, net or build("fcbigan", **DETECTOR), CPU)
+    return Helper.load(run, SHARE, net or build("fcbigan", **DETECTOR), "fcbigan", CPU)
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_the_card_tells_what_fed_the_run_and_what_that_changed(place, tmp_path, 
     [
         ({"model": "gaussian", "augment_with": "toy"}, "fitted in closed form: leave"),
         ({"model": "mask_gan", "augment_with": "toy"}, "gives no map, so nothing of it could be compared"),
-        ({"model": "toy", "augment_with": "painter"}, "paints defects, and Toy as it is learns from none"),
+        ({"model": "toy", "augment_with": "painter"}, "paints defects, and toy as it is learns from none"),
         ({"model": "fcbigan", "params": {"negatives": 0.0}, "augment_with": "painter"}, "learns from none"),
         ({"model": "toy", "augment_with": "toy", "augment_share": 0.01}, "a share of 0.01 of 4 patches is none or all"),
         ({"model": "toy", "augment_with": "toy", "augment_share": 1.0}, "is none or all"),

@@ -30,6 +30,7 @@ def place(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("paint")
     write(root / "normal/a.png", texture(0, 70, 150))
     write(root / "normal/b/a.png", texture(1, 90, 101))
+    write(root / "tiny/a.png", texture(2, 20, 101))
     train(root / "normal", out=root / "run", model="mask_gan", steps=2, params=PARAMS, device="cpu")
     train(root / "normal", out=root / "toy", model="gaussian", params={"side": 8, "shrink": 1}, device="cpu")
     return root
@@ -110,7 +111,8 @@ def test_each_part_of_a_mask_is_painted_once_and_nothing_else_is_touched():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("paint {0}/toy {0}/normal --out {1}/x", "holds Gaussian, which paints nothing: train one with"),
+        ("paint {0}/toy {0}/normal --out {1}/x", "is a run of gaussian, which paints nothing: train one with"),
+        ("paint {0}/run {0}/tiny --out {1}/x", "a.png is 20x101 px, too small to draw a mask on: give one by --masks"),
         ("paint {0}/nowhere {0}/normal --out {1}/x", "train a model first"),
         ("paint {0}/run {0}/nowhere --out {1}/x", "nowhere is not a folder"),
         ("paint {0}/run {0}/normal --out {0}/normal", "is not empty: choose another --out"),
