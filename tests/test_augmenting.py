@@ -11,11 +11,13 @@ from test_train_cli import interrupted
 from test_training import Toy, same, texture, write
 
 from anomalib_gan import augmenting, checkpoint, models
-from anomalib_gan.augmenting import SHARE, Helper, Painting, Sampling, WithDefects, read_defects
+from anomalib_gan.accuracy import FED_BY, ROWS
+from anomalib_gan.augmenting import SAMPLED, SHARE, Helper, Painting, Sampling, WithDefects, read_defects
 from anomalib_gan.data import Crops, Held
 from anomalib_gan.models import build
 from anomalib_gan.running import Settings
 from anomalib_gan.runtime.files import read_json
+from pipelines.benchmark import accuracy
 from pipelines.train import train
 
 PAINTER = {"width": 8, "code": 3, "patch": 32, "batch": 4, "shrink": 1}
@@ -213,7 +215,7 @@ def test_a_helper_that_saw_what_is_held_back_is_told(place, tmp_path):
 
 def test_nothing_held_back_means_nothing_measured():
     assert augmenting.compared(Toy(), [], None) is None
-    told = augmenting.verdict(None, {"share": 0.25, "what": augmenting.SAMPLED}, None)
+    told = augmenting.verdict(None, {"share": 0.25, "what": SAMPLED}, None)
     assert told == "what 25% samples among the normal patches changed was not measured: no pixels were held back"
 
 
@@ -258,3 +260,16 @@ def test_defects_without_marks_are_refused(tmp_path):
         path.unlink()
     with pytest.raises(ValueError, match="has no image with a mask"):
         read_defects(root, settings)
+
+
+@pytest.mark.slow
+def test_the_benchmark_trains_what_feeds_a_row_first_and_says_so(tmp_path, monkeypatch):
+    root = dataset(tmp_path / "set")
+    for i in range(2):
+        write(root / f"train/good/{i}.png", texture(i, 64, 192))
+    monkeypatch.setitem(ROWS, "painted negatives", ("fcbigan", {**DETECTOR, "smoothing": 2.0}))
+    monkeypatch.setitem(FED_BY, "painted negatives", "toy")  # that generates, and is small
+    text = accuracy([root], out=tmp_path / "out", models=["painted negatives"], steps=1, threads=1).read_text()
+    assert "The row painted negatives was fed by a run of toy, whose training of the same length is not counted" in text
+    card = read_json(tmp_path / "out/set/painted-negatives-0/card.json")
+    assert card["augmented"]["run"] == str(tmp_path / "out/set/toy-0") and card["augmented"]["what"] == SAMPLED
