@@ -461,7 +461,7 @@ class Job:
         if scale is not None:
             rebuilt = [middle(x, maps[i], model) for i, x in enumerate(shown[:4])]
             plots.reconstructions(rebuilt, (scale[0], scale[1]), self.run / "reconstructions.png")
-        if hasattr(model, "paint") and (painted := painting.examples(model, shown)):
+        if hasattr(model, "paint") and (painted := painting.examples(model, [*unseen, *training])):
             plots.grid(painted, ("normal patch", "mask"), self.run / "painted.png")
         for trouble in monitor.troubles(model, training, unseen) if model.detects is True else ():
             self.card["warnings"].append(trouble)
