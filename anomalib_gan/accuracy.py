@@ -38,7 +38,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "source mode": ("fcbigan_source", {}),
     "augmented with samples": ("fcbigan", {}),
     "painted negatives": ("fcbigan", {}),
-    **{name: (name, {}) for name, kind in MODELS.items() if kind.detects is True},
+    **{name: (name, {}) for name, kind in MODELS.items() if kind.mapped is True},
 }
 # The model whose run, of the same budget, feeds the training of a row.
 FED_BY = {"augmented with samples": "dcgan", "painted negatives": "mask_gan"}

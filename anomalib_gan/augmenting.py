@@ -47,7 +47,7 @@ class Helper:
         name, batch = state["spec"]["name"], net.batch
         if not net.players():
             raise ValueError(f"{called} is fitted in closed form: leave --augment-with out")
-        if net.detects is not True or net.classes:
+        if net.mapped is not True or net.classes:
             which = "tells classes apart" if net.classes else "gives no map, so nothing of it could be compared"
             raise ValueError(f"{called} {which}: leave --augment-with out")
         if not 1 <= round(share * batch) < batch:
@@ -208,7 +208,7 @@ def feed(settings: Any, net: Model, crops: data.Crops, held: Sequence[data.Held]
     told: dict[str, Any] = {"augmented": None, "defects": None}
     warnings: list[str] = []
     if settings.defects is not None:
-        if net.detects is True or not net.defects:
+        if net.mapped is True or not net.defects:
             raise ValueError(f"{settings.model} learns from normal images alone: leave --defects out")
         images, masks = read_defects(settings.defects, settings)
         if images[0].grey.shape[0] > net.channels:
@@ -229,7 +229,7 @@ def feed(settings: Any, net: Model, crops: data.Crops, held: Sequence[data.Held]
 
 def check_comparable(run: str | os.PathLike[str], card: Mapping[str, Any], held: Sequence[data.Held]) -> None:
     """A ValueError where a run cannot be compared with a training: other images, other pixels held back, or no map."""
-    checkpoint.load_model(run, detector=True)
+    checkpoint.load_model(run)
     if read_card(run)["data"]["fingerprint"] != card["data"]["fingerprint"]:
         raise ValueError(f"{run} was trained on other images: leave --compare-with out, or give a run of the same")
     mine = {(one.sha256, one.box) for one in held}

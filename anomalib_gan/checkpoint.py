@@ -92,8 +92,8 @@ def load_model(
             raise ValueError(f"{run} is a run of {spec['name']}, which knows no classes: leave --class {known} out")
         checkpoint["spec"] = {**spec, "params": {**spec["params"], "known": known}}
     model = models.build(checkpoint["spec"]["name"], **checkpoint["spec"]["params"]).to(device)
-    if detector and model.detects is not True:
-        raise CheckpointError(f"{run} is a run of {checkpoint['spec']['name']}, which gives no map: {model.detects}")
+    if detector and model.mapped is not True:
+        raise CheckpointError(f"{run} is a run of {checkpoint['spec']['name']}, which gives no map: {model.mapped}")
     model.load_state_dict(checkpoint["settled"])
     checkpoint["hash"] = model_hash(checkpoint["spec"], checkpoint["settled"])
     return model.eval().requires_grad_(False), checkpoint

@@ -84,7 +84,7 @@ class TorchBackend:
     @classmethod
     def load(cls, run: str | os.PathLike[str], *, device: str = "auto", known: str | None = None) -> TorchBackend:
         """The run's model; a ValueError says what is wrong with the run folder. `known`: see `load_model`."""
-        model, stored = load_model(Path(run), known=known, detector=True)
+        model, stored = load_model(Path(run), known=known)
         return cls(
             model,
             hash=stored["hash"],

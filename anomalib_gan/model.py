@@ -90,7 +90,7 @@ class Model(nn.Module):
     reason why the model cannot leave as an ONNX graph; `looked_at`, the normal images on which it is settled, and as
     many of those held back, fewer where they are large or where a map takes long; `about`, what the list of the zoo
     tells of it; `classes`, the names of the materials that it tells apart: where there are any, what it plays with and
-    settles on is `Labelled`. `detects`, True or the reason why it gives no map: it is then settled on patches, as it
+    settles on is `Labelled`. `mapped`, True or the reason why it gives no map: it is then settled on patches, as it
     plays with. `defects`: what it plays with may be `Defective`.
 
     Optional, for bundles: `parts(x)`, what the map is made of, as a dict of "reconstruction" (N, C, H, W) in [-1, 1],
@@ -117,7 +117,7 @@ class Model(nn.Module):
     patch: int
     batch: int
     exportable: bool | str = True
-    detects: bool | str = True
+    mapped: bool | str = True
     defects: bool = False
     classes: Sequence[str] = ()
     pairs: Literal["", "paired", "unpaired"] = ""

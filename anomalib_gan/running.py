@@ -445,11 +445,11 @@ class Job:
             return
         net = self.trainer.model
         training = views(self.crops.images, net, self.place.device)
-        model = self.trainer.finish(self._labelled(training) if net.detects is True else self._played())
+        model = self.trainer.finish(self._labelled(training) if net.mapped is True else self._played())
         filled = [data.fill(region, max(net.stride, net.smallest)) for region in self.kept]
         unseen = views(filled, net, self.place.device)
         shown, scale = unseen or training, None
-        if model.detects is True:
+        if model.mapped is True:
             maps, scale = maps_of(model, [*unseen, *training])
         self._draw(model)
         settled = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
@@ -463,7 +463,7 @@ class Job:
             plots.reconstructions(rebuilt, (scale[0], scale[1]), self.run / "reconstructions.png")
         if hasattr(model, "paint") and (painted := painting.examples(model, [*unseen, *training])):
             plots.grid(painted, ("normal patch", "mask"), self.run / "painted.png")
-        for trouble in monitor.troubles(model, training, unseen) if model.detects is True else ():
+        for trouble in monitor.troubles(model, training, unseen) if model.mapped is True else ():
             self.card["warnings"].append(trouble)
             self.say(f"warning: {trouble}")
         self.card["found"] |= getattr(model, "found", {})

@@ -193,7 +193,7 @@ def proxy(run: str | os.PathLike[str], *, threads: int | None = None) -> dict[st
 
     if threads:
         torch.set_num_threads(threads)
-    model, _ = checkpoint.load_model(run, detector=True)
+    model, _ = checkpoint.load_model(run)
     normals = [torch.from_numpy(pixels).float().permute(2, 0, 1)[None] for pixels in held_pixels(run, terminal.note)]
     trials, side = figures.effort(model)
     dense = figures.proxy(model.eval(), normals, trials=trials, side=side)

@@ -80,8 +80,8 @@ def test_every_model_with_a_map_is_a_row_and_rows_have_places_of_their_own(tmp_p
     from anomalib_gan.accuracy import FED_BY, ROWS
     from anomalib_gan.models import MODELS
 
-    assert all(ROWS[name] == (name, {}) for name, kind in MODELS.items() if kind.detects is True)
-    assert not any(name in ROWS for name, kind in MODELS.items() if kind.detects is not True)
+    assert all(ROWS[name] == (name, {}) for name, kind in MODELS.items() if kind.mapped is True)
+    assert not any(name in ROWS for name, kind in MODELS.items() if kind.mapped is not True)
     assert set(FED_BY) <= set(ROWS) and set(FED_BY.values()) <= set(MODELS)
 
     places = {place_of(tmp_path, "set", row, seed) for row in ROWS for seed in (0, 1)}

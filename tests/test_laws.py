@@ -117,7 +117,7 @@ def name(request):
     return request.param
 
 
-@pytest.fixture(params=[name for name in NAMES if small(name).detects is True])
+@pytest.fixture(params=[name for name in NAMES if small(name).mapped is True])
 def detector(request):
     """The name of a model that gives a map; the laws of maps pass the others by."""
     return request.param
@@ -204,17 +204,17 @@ def test_resumed_equals_uninterrupted(name):
         assert torch.equal(value, again.state_dict()[key]), key
 
 
-def test_spec_round_trips(detector):
-    model = settled(detector)
-    again = small(detector)
+def test_spec_round_trips(mapped):
+    model = settled(mapped)
+    again = small(mapped)
     again.load_state_dict(model.state_dict())
     x = stripes(96, 128, model.channels)
     assert torch.equal(model.anomaly_map(x), again.eval().anomaly_map(x))
 
 
 @torch.no_grad()
-def test_the_map_is_finite_right_shaped_and_local(detector):
-    model = settled(detector)
+def test_the_map_is_finite_right_shaped_and_local(mapped):
+    model = settled(mapped)
     for tiles in ((8, 10), (13, 9)):
         x = stripes(*(t * model.stride for t in tiles), model.channels)
         assert model.anomaly_map(x).shape == (1, 1, *x.shape[-2:])
@@ -228,8 +228,8 @@ def test_the_map_is_finite_right_shaped_and_local(detector):
 
 
 @torch.no_grad()
-def test_what_the_map_is_made_of_fits_the_image_under_names_that_a_graph_may_have(detector):
-    model = settled(detector)
+def test_what_the_map_is_made_of_fits_the_image_under_names_that_a_graph_may_have(mapped):
+    model = settled(mapped)
     if not hasattr(model, "parts"):
         return
     side = max(2 * model.stride, model.smallest)
@@ -242,8 +242,8 @@ def test_what_the_map_is_made_of_fits_the_image_under_names_that_a_graph_may_hav
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(150, 333), (97, 640)])
-def test_tiled_equals_whole(detector, size):
-    model = settled(detector)
+def test_tiled_equals_whole(mapped, size):
+    model = settled(mapped)
     backend = TorchBackend(model, hash="0" * 64, scale=(0.0, 1.0), device="cpu")
     image = ((stripes(*size)[0, 0].numpy() + 1) * 127.5).astype(np.uint8)
     whole = Inspector(backend, tile=2048)(image).map
@@ -254,8 +254,8 @@ def test_tiled_equals_whole(detector, size):
 
 
 @torch.no_grad()
-def test_the_smallest_image_has_a_map_and_a_smaller_one_a_reason(detector):
-    model = settled(detector)
+def test_the_smallest_image_has_a_map_and_a_smaller_one_a_reason(mapped):
+    model = settled(mapped)
     backend = TorchBackend(model, hash="0" * 64, scale=(0.0, 1.0), device="cpu")
     side = backend.smallest
     assert side % model.stride == 0
@@ -269,8 +269,8 @@ def test_the_smallest_image_has_a_map_and_a_smaller_one_a_reason(detector):
 
 
 @torch.no_grad()
-def test_scoring_moves_no_statistic_and_ignores_the_rest_of_the_batch(detector):
-    model = settled(detector)
+def test_scoring_moves_no_statistic_and_ignores_the_rest_of_the_batch(mapped):
+    model = settled(mapped)
     backend = TorchBackend(model, hash="0" * 64, scale=(0.0, 1.0), device="cpu")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     a = np.random.default_rng(0).uniform(0, 255, (1, model.channels, 96, 96)).astype(np.float32)
@@ -335,9 +335,9 @@ def test_tiled_equals_whole_in_the_graph_too(name):
 
 
 @pytest.mark.slow
-def test_a_planted_defect_scores_above_the_normal_area(detector):
+def test_a_planted_defect_scores_above_the_normal_area(mapped):
     # Inversion says nothing of what G cannot draw yet, and that is learnt from a critic that has to learn as well.
-    model = settled(detector, steps=200 if small(detector).exportable is True else 600)
+    model = settled(mapped, steps=200 if small(mapped).exportable is True else 600)
     torch.manual_seed(5)
     x = stripes(160, 192, model.channels, phase=1.0)
     x[..., 64:96, 80:112] = 0.9 * torch.randn(32, 32).clamp(-1, 1)

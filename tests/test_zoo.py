@@ -50,7 +50,7 @@ def test_every_model_goes_through_every_command(name, dataset, tmp_path, monkeyp
     test = dataset / "test"
     code, _, errors = told("train", dataset, "--out", run, "--model", name, "--steps", 3, "--device", "cpu", *written)
     assert code == 0, errors
-    if build(name, **params).detects is not True:
+    if build(name, **params).mapped is not True:
         for command in (("calibrate", run), ("evaluate", run, dataset), ("export", run, "--out", bundle)):
             code, _, errors = told(*command)
             assert code == 2 and f"is a run of {name}, which gives no map: " in errors and not bundle.exists()

@@ -39,7 +39,7 @@ class MaskGAN(Model):
     """
 
     about = About("paint a mask, get a defect: a tool without a map", "Park et al., 2019", "none")
-    detects = exportable = "it paints defects and finds none; `anomalib-gan paint` applies it"
+    mapped = exportable = "it paints defects and finds none; `anomalib-gan paint` applies it"
     defects = True
     lr = 1e-3
     ahead = 4.0  # times as fast as G learns D
