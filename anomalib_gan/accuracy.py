@@ -36,8 +36,12 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "twice as wide": ("fcbigan", {"width": 64}),
     "one look": ("fcbigan", {"turned": False}),
     "source mode": ("fcbigan_source", {}),
-    **{name: (name, {}) for name in MODELS},
+    "augmented with samples": ("fcbigan", {}),
+    "painted negatives": ("fcbigan", {}),
+    **{name: (name, {}) for name, kind in MODELS.items() if kind.mapped is True},
 }
+# The model whose run, of the same budget, feeds the training of a row.
+FED_BY = {"augmented with samples": "dcgan", "painted negatives": "mask_gan"}
 ALPHAS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 # Mixtures of (critic, residual, likelihood) that are evaluated beside the one that was found.
 MIXTURES = {
@@ -143,7 +147,7 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
         told = f"{machine['processor']}, {machine['cores']} cores, " + (machine["gpu"] or "no GPU")
         dates = sorted({str(one["card"]["started"])[:10] for one in here})
         lines += [line for sweep in sweeps for line in ("", sweep)]
-        lines += [line for note in fewer(here) for line in ("", note)]
+        lines += [line for note in (*fewer(here), *fed(here)) for line in ("", note)]
         told_by = [
             f"    anomalib-gan benchmark accuracy --data {data} --models '{','.join(rows)}' {rest}"
             for rest, rows in commands.items()
@@ -162,6 +166,15 @@ def fewer(found: Sequence[dict[str, Any]]) -> list[str]:
         f"{side} px instead of {TRIALS} of {SIDE}."
         for (trials, side), names in rows.items()
         if (trials, side) != (TRIALS, SIDE)
+    ]
+
+
+def fed(found: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for each row that another run feeds: what it was, and that its training is not counted."""
+    return [
+        f"The row {row} was fed by a run of {FED_BY[row]}, whose training of the same length is not counted in it."
+        for row in dict.fromkeys(one["row"] for one in found)
+        if row in FED_BY
     ]
 
 

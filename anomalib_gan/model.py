@@ -54,6 +54,21 @@ class Pair(NamedTuple):
     y: Tensor
 
 
+class Defective(NamedTuple):
+    """Normal images x (N, C, H, W), and images y (M, C, H, W) with defects where their masks (M, 1, H, W) are 1: what a
+    model with `defects` may get for images.
+    """
+
+    x: Tensor
+    y: Tensor
+    mask: Tensor
+
+
+def normals_of(batch: Any) -> Tensor:
+    """The normal images of a batch that may bring more than these."""
+    return batch.x if isinstance(batch, Defective) else batch
+
+
 @dataclass(frozen=True)
 class About:
     """What the list of the zoo tells of a model: one line, its paper, and how it knows the density of normal images.
@@ -75,7 +90,8 @@ class Model(nn.Module):
     reason why the model cannot leave as an ONNX graph; `mapped`, True or the reason why it has no map; `looked_at`, the
     normal images on which it is settled, and as many of those held back, fewer where they are large or where a map
     takes long; `about`, what the list of the zoo tells of it; `classes`, the names of the materials that it tells
-    apart: where there are any, what it plays with and settles on is `Labelled`.
+    apart: where there are any, what it plays with and settles on is `Labelled`; `defects`: what it plays with may be
+    `Defective`.
 
     Optional, for bundles: `parts(x)`, what the map is made of, as a dict of "reconstruction" (N, C, H, W) in [-1, 1],
     "code" (N, c, h, w) and, by its name, each component (N, 1, H, W) as it is mixed; `generate(z)`, an image (N, C, H,
@@ -84,6 +100,9 @@ class Model(nn.Module):
     Optional, for translation: `pairs`, "paired" or "unpaired" where what it plays with and settles on is `Pair`, else
     ""; and `translate(x)`, images (N, C, H, W) of the second domain from those of the first, both in [-1, 1], local as
     a map is. Such a model has a keyword `translator`, which `train --to` sets.
+
+    Optional, for `paint`: `paint(x, mask, z)`, images with a defect where the mask (N, 1, H, W) is 1, by codes z, which
+    `prior(N)` draws; `shrink`, 1 over the scale that it works at.
 
     Optional, for `diagnose`: `sample(n, height, width)`, generated images; `reconstruct(x)`, both in [-1, 1];
     `posterior(s)`, the distribution q(z|s) of an image at the working scale, 1 / `shrink`, over (N, `code`, h, w);
@@ -100,6 +119,8 @@ class Model(nn.Module):
     batch: int
     exportable: bool | str = True
     mapped: bool | str = True
+    mapped: bool | str = True
+    defects: bool = False
     classes: Sequence[str] = ()
     pairs: Literal["", "paired", "unpaired"] = ""
     looked_at: int = 48
@@ -127,6 +148,8 @@ class Model(nn.Module):
 
     def anomaly_map(self, x: Tensor) -> Tensor:
         """(N, C, H, W) in [-1, 1], H and W multiples of `stride` -> (N, 1, H, W), larger where less normal."""
+        if self.mapped is not True:
+            raise ValueError(f"there is no map: {self.mapped}")
         raise NotImplementedError
 
     def settle(self, normals: Sequence[Tensor]) -> None:
@@ -171,20 +194,21 @@ def played_with(model: Model, normals: Sequence[Any]) -> Iterator[Any]:
 
 def crops(normals: Sequence[Any], patch: int, batch: int) -> Iterator[Any]:
     """Random square crops of images (1, C, H, W), for ever, as often at edges as training takes them; an image smaller
-    than `patch` gives none. Of images that are `Labelled`, so are the crops.
+    than `patch` gives none. Where images bring more than themselves (`Labelled`, `Defective`), so do the crops.
     """
-    images = [one if isinstance(one, Labelled) else Labelled(one, one.new_zeros(1)) for one in normals]
-    large = [one for one in images if min(one.x.shape[-2:]) >= patch]
+    images = [one if isinstance(one, tuple) else (one,) for one in normals]
+    large = [one for one in images if min(one[0].shape[-2:]) >= patch]
     if not large:
         raise ValueError(
             f"no normal image is at least {patch} pixels high and wide: give larger images or a smaller patch"
         )
     while True:
-        taken, labels = [], []
+        taken = []
         for _ in range(batch):
-            x, y = large[int(torch.randint(len(large), ()))]
-            middle = (int(torch.randint(size, ())) for size in x.shape[-2:])
-            top, left = (min(max(m - patch // 2, 0), s - patch) for m, s in zip(middle, x.shape[-2:], strict=True))
-            taken.append(x[..., top : top + patch, left : left + patch])
-            labels.append(y)
-        yield Labelled(torch.cat(taken), torch.cat(labels)) if isinstance(normals[0], Labelled) else torch.cat(taken)
+            one = large[int(torch.randint(len(large), ()))]
+            middle = (int(torch.randint(size, ())) for size in one[0].shape[-2:])
+            top, left = (min(max(m - patch // 2, 0), s - patch) for m, s in zip(middle, one[0].shape[-2:], strict=True))
+            here = (..., slice(top, top + patch), slice(left, left + patch))
+            taken.append([field[here] if field.dim() == 4 else field for field in one])
+        fields = [torch.cat(field) for field in zip(*taken, strict=True)]
+        yield type(normals[0])(*fields) if isinstance(normals[0], tuple) else fields[0]

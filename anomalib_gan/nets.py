@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.utils.parametrizations import spectral_norm
 
 
 def block(conv: nn.Module, width: int) -> nn.Sequential:
@@ -255,6 +256,14 @@ class Critic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
+
+
+def normalised(net: Critic) -> Critic:
+    """The net, with spectral normalisation of all its convolutions (Miyato et al., 2018)."""
+    for module in list(net.modules()):
+        if isinstance(module, nn.Conv2d):
+            spectral_norm(module)
+    return net
 
 
 def beside(field: Tensor, y: Tensor) -> Tensor:

@@ -113,6 +113,20 @@ def sheet(moments: Sequence[tuple[int, Pixels]], path: Path) -> None:
     write(figure, path)
 
 
+def grid(rows: Sequence[Sequence[Any]], titles: Sequence[str], path: Path) -> None:
+    """Rows of pictures (C, h, w) in [-1, 1]; the first columns have titles."""
+    columns = len(rows[0])
+    figure = Figure(figsize=(1.7 * columns, 1.7 * len(rows) + 0.3), layout="constrained")
+    panels = figure.subplots(len(rows), columns, squeeze=False)
+    for line, pictures in zip(panels, rows, strict=True):
+        for panel, picture in zip(line, pictures, strict=True):
+            panel.imshow(_shown(np.asarray(picture)), cmap="gray", vmin=0, vmax=1)
+            panel.set_axis_off()
+    for panel, title in zip(panels[0], titles, strict=False):
+        panel.set_title(title, fontsize=10)
+    write(figure, path)
+
+
 def roc(rankings: Mapping[str, Ranking], title: str, path: Path) -> None:
     """The ROC of each ranking; the first is the main one and gets its PRO curve too."""
     figure, axes = _square(title, "normal pixels flagged (false-positive rate)", "defect found")

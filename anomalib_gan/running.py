@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from anomalib_gan import checkpoint, data, models, monitor, plots
+from anomalib_gan import augmenting, checkpoint, data, models, monitor, painting, plots
 from anomalib_gan.export import usable
 from anomalib_gan.model import Labelled, Model, Spec
 from anomalib_gan.run_card import begun, described, folders, now
@@ -55,7 +55,9 @@ class Settings:
     The length is `steps`, or else what fits into `minutes`, one of which is None. `info_bar`, `bits` and `white` are
     those of `open_image`, `params` keywords of the model's constructor. `init_from` is the run whose weights the
     training begins with, `reviewed` what `starting.Reviewed` holds, `to` the folder of what a translator's images are
-    to become. ValueError for lengths that cannot be.
+    to become. `augment_with` is the run that feeds the training, a share of each batch, `compare_with` one to hold it
+    against, `defects` a folder of images with defects and masks: see `augmenting`. ValueError for lengths that cannot
+    be.
     """
 
     model: str
@@ -74,6 +76,10 @@ class Settings:
     init_from: str | None = None
     reviewed: dict[str, Any] | None = None
     to: str | None = None
+    augment_with: str | None = None
+    augment_share: float = augmenting.SHARE
+    compare_with: str | None = None
+    defects: str | None = None
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
@@ -213,7 +219,9 @@ class Job:
             zoom=settings.zoom,
             labels=labels if net.classes else None,
         )
-        trainer = Trainer(net, crops, settings.steps, seed=settings.seed)
+        feed = augmenting.feed(settings, net, crops, held)
+        warnings += feed.warnings
+        trainer = Trainer(net, feed.batches, settings.steps, seed=settings.seed)
         about = described(folder, images, kinds)
         about["images"] = [
             one | ({"reviewed": True} if image.path in added else {})
@@ -221,9 +229,11 @@ class Job:
         ]
         card = begun(
             run, spec, place.told(settings, net), place.device,
-            data=about, init_from=start and start.told(), started=started, warnings=warnings,
+            data=about, init_from=start and start.told(), **feed.told, started=started, warnings=warnings,
             oddest=[odd for group in groups for odd in data.oddest(group)], found=found,
         )  # fmt: skip
+        if settings.compare_with is not None:
+            augmenting.check_comparable(settings.compare_with, card, held)
         return cls(run, settings, place, began, images, held, kept, spec, crops, trainer, card, say)
 
     def begin(self) -> None:
@@ -242,8 +252,10 @@ class Job:
                     f"the run was started with {state['card']['settings']['processes']} processes, "
                     f"not {self.place.world}: resume it with as many"
                 )
-            if state["card"].get("init_from") != self.card["init_from"]:
-                raise ValueError(f"{self.settings.init_from} is not what the run began with: give that run back")
+            for key in ("init_from", "augmented", "defects"):
+                if state["card"].get(key) != self.card[key]:
+                    place = {**asdict(self.settings), "augmented": self.settings.augment_with}[key]
+                    raise ValueError(f"{place} is not what the run began with: give that one back")
             self.trainer.load_state_dict(state)
             self.card["started"] = state["card"]["started"]
             self.sheet = [(step, images.cpu()) for step, images in state["sheet"]]
@@ -415,7 +427,7 @@ class Job:
         )
 
     def finish(self) -> None:
-        """Settles the model on normal images, takes the fixed scale of its maps; writes pictures and the final card.
+        """Settles the model, takes the fixed scale of its maps, if it gives any; writes pictures and the final card.
 
         FloatingPointError where a map is not finite. Other processes than the first have nothing to do.
         """
@@ -423,40 +435,50 @@ class Job:
             return
         net = self.trainer.model
         training = views(self.crops.images, net, self.place.device)
-        model = self.trainer.finish(self._labelled(training))
+        model = self.trainer.finish(self._labelled(training) if net.mapped is True else self._played())
         filled = [data.fill(region, max(net.stride, net.smallest)) for region in self.kept]
         unseen = views(filled, net, self.place.device)
-        with torch.no_grad():
-            maps = [model.anomaly_map(x).float().cpu() for x in [*unseen, *training]]
-        values = torch.cat([one.flatten() for one in maps]).numpy()
-        if not np.isfinite(values).all():
-            raise FloatingPointError(
-                "the map of a normal image is not finite: train with another seed or learning rate"
-            )
-        low, high = (float(q) for q in np.percentile(values, (1, 99.9)))
+        shown, scale = unseen or training, None
+        if model.mapped is True:
+            maps, scale = maps_of(model, [*unseen, *training])
         self._draw(model)
         settled = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-        self._save(settled=settled, map_scale=[low, high])
+        self._save(settled=settled, map_scale=scale)
         plots.curves(read_history(self.run / HISTORY), self.run / "curves.png")
         if self.sheet:
             rows = [(step, data.signed(images).numpy()) for step, images in self.sheet]
             plots.sheet(rows, self.run / "samples.png")
-        shown = [middle(x, maps[i], model) for i, x in enumerate((unseen or training)[:4])]
-        plots.reconstructions(shown, (low, high), self.run / "reconstructions.png")
-        for trouble in monitor.troubles(model, training, unseen):
+        if scale is not None:
+            rebuilt = [middle(x, maps[i], model) for i, x in enumerate(shown[:4])]
+            plots.reconstructions(rebuilt, (scale[0], scale[1]), self.run / "reconstructions.png")
+        if hasattr(model, "paint") and (painted := painting.examples(model, [*unseen, *training])):
+            plots.grid(painted, ("normal patch", "mask"), self.run / "painted.png")
+        for trouble in monitor.troubles(model, training, unseen) if model.mapped is True else ():
             self.card["warnings"].append(trouble)
             self.say(f"warning: {trouble}")
         self.card["found"] |= getattr(model, "found", {})
         if self.card["found"]:
             told = ", ".join(f"{name} {value:g}" for name, value in self.card["found"].items())
             self.say(f"found from the normal images: {told}")
-        self._close(map_scale=[low, high])
+        if fed := self.card["augmented"]:
+            fed["proxy"] = augmenting.compared(model, self.kept, self.settings.compare_with)
+            self.say(augmenting.verdict(fed["proxy"], fed, self.settings.compare_with))
+        self._close(map_scale=scale)
 
     def _close(self, **found: Any) -> None:
         """Writes the final card."""
         self.card.update(duration_s=round(self.trainer.seconds, 3), steps=self.trainer.step, **found)
         write_json(self.run / CARD, self.card)
         self.say(f"finished after {timedelta(seconds=round(time.monotonic() - self.began))}: {self.run}")
+
+    def _played(self) -> list[Any]:
+        """Patches of the training as the model played with them, one by one."""
+        net, found = self.trainer.model, []
+        for n in range(-(-net.looked_at // net.batch)):
+            batch = self.trainer.batches(n)
+            fields = [field.split(1) for field in (batch if isinstance(batch, tuple) else (batch,))]
+            found += [type(batch)(*one) if isinstance(batch, tuple) else one[0] for one in zip(*fields, strict=True)]
+        return found
 
     def _labelled(self, looked: list[Tensor]) -> Sequence[Any]:
         """`views` of the training images, for a model with classes together with these."""
@@ -514,6 +536,16 @@ def views(regions: Sequence[Tensor], model: Model, device: torch.device) -> list
         x = data.signed(region[:, top : top + tall, left : left + wide].to(device))
         found.append(x.expand(model.channels, -1, -1)[None].contiguous())
     return found
+
+
+@torch.no_grad()
+def maps_of(model: Model, images: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
+    """The maps of normal images, and their fixed scale [low, high]; a FloatingPointError where one is not finite."""
+    maps = [model.anomaly_map(x).float().cpu() for x in images]
+    values = torch.cat([one.flatten() for one in maps]).numpy()
+    if not np.isfinite(values).all():
+        raise FloatingPointError("the map of a normal image is not finite: train with another seed or learning rate")
+    return maps, [float(q) for q in np.percentile(values, (1, 99.9))]
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ def accuracy(
     training's budget. What is finished is not done again: called again after a kill, it goes on. The table holds all
     that `out` holds; with `readme` it is also put between that file's markers. Returns the Markdown's path.
     """
-    from anomalib_gan.accuracy import ROWS, csv_of, markdown, measured, place_of
+    from anomalib_gan.accuracy import FED_BY, ROWS, csv_of, markdown, measured, place_of
     from pipelines.calibrate import calibrate
     from pipelines.evaluate import evaluate_dataset
     from pipelines.train import train
@@ -56,6 +56,7 @@ def accuracy(
         raise ValueError(f"no row is called {unknown[0]!r}: choose from {', '.join(ROWS)}")
     console, out = Console(highlight=False), Path(out)
     budget: dict[str, Any] = {"steps": steps} if steps else ({"minutes": minutes} if minutes else {})
+    budget |= {"device": device, "threads": threads}
     for folder in map(Path, data):
         for row in models:
             name, params = ROWS[row]
@@ -64,9 +65,14 @@ def accuracy(
                 if (run / DONE).exists():
                     continue
                 console.print(f"{folder.name}: {row}, seed {seed}")
+                helper = None
+                if row in FED_BY:
+                    helper = place_of(out, folder, FED_BY[row], seed)
+                    console.print(f"{folder.name}: first {FED_BY[row]}, which feeds it")
+                    train(folder, out=helper, model=FED_BY[row], seed=seed, resume=helper.exists(), **budget)
                 train(
-                    folder, out=run, model=name, params=params, seed=seed, device=device, threads=threads,
-                    resume=run.exists(), **budget,
+                    folder, out=run, model=name, params=params, seed=seed, augment_with=helper, resume=run.exists(),
+                    **budget,
                 )  # fmt: skip
                 calibrate(run, device=device, threads=threads, console=Console(quiet=True))
                 inspector = open_inspector(run, device=device, threads=threads)
@@ -155,7 +161,7 @@ def generation(
 
     from anomalib_gan import checkpoint
 
-    model, _ = checkpoint.load_model(run)
+    model, _ = checkpoint.load_model(run, mapped=False)
     if not hasattr(model, "sample"):
         raise ValueError(f"{run} holds a model that generates nothing: train one that has a generator")
     normals = [pixels.mean(-1) for pixels in held_pixels(run, terminal.note)]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 
-from anomalib_gan import models, terminal
+from anomalib_gan import augmenting, models, terminal
 from anomalib_gan.records.reviewed import located
 from anomalib_gan.running import JITTER, MINUTES, ZOOM, Job, Settings, processes
 from anomalib_gan.runtime.card import levels, read_card
@@ -47,6 +47,10 @@ def train(
     checkpoint_every: float = 60.0,
     init_from: str | os.PathLike[str] | None = None,
     add_reviewed: str | os.PathLike[str] | None = None,
+    augment_with: str | os.PathLike[str] | None = None,
+    augment_share: float = augmenting.SHARE,
+    compare_with: str | os.PathLike[str] | None = None,
+    defects: str | os.PathLike[str] | None = None,
     progress: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Trains `model` (MODEL, or that of `init_from`) on the normal images of `folder` and returns the run `out`.
@@ -57,10 +61,14 @@ def train(
     of every image that are no image, `bits` and `white` the range of grey levels where the files do not state it
     (`runtime.image.open_image`). `checkpoint_every` is in seconds. `init_from` is a finished run of the same model,
     with whose weights the training begins; what that run held back stays held back. `add_reviewed` is a results
-    database, a file or a URL: images that all who reviewed them call normal are trained on, too. `progress` is a
-    file that tells how far the training is (`terminal.told_in`). With `to`, a folder of what the images of `folder` are
-    to become, the model becomes a translator (`translating.Translation`). `jitter` is JITTER where it is None, and
-    nothing for a translator. Errors: ValueError, OSError.
+    database, a file or a URL: images that all who reviewed them call normal are trained on, too. `augment_with` is a
+    finished run that feeds the training: of one that generates `augment_share` of each batch is generated patches, of
+    one that paints as many defects join those that the model learns from; what that changed is told by synthetic
+    defects, beside the figure of the run `compare_with`. `defects` is a data set in MVTec layout whose images with
+    masks a model that paints learns from. `progress` is a file that tells how far the training is
+    (`terminal.told_in`). With `to`, a folder of what the images of `folder` are to become, the model becomes a
+    translator (`translating.Translation`). `jitter` is JITTER where it is None, and nothing for a translator. Errors:
+    ValueError, OSError.
     """
     if to is not None and (jitter or init_from is not None or add_reviewed is not None):
         raise ValueError(
@@ -70,9 +78,9 @@ def train(
     given = Settings(
         model=chosen(model, init_from), params=params or {}, seed=seed, minutes=None if steps else minutes,
         steps=steps, device=device, threads=threads, info_bar=info_bar, bits=bits, white=white, flips=flips,
-        jitter=(JITTER if to is None else 0.0) if jitter is None else jitter, zoom=zoom,
-        init_from=None if init_from is None else str(Path(init_from).absolute()),
-        to=None if to is None else str(Path(to).absolute()),
+        jitter=(JITTER if to is None else 0.0) if jitter is None else jitter, zoom=zoom, to=absolute(to),
+        init_from=absolute(init_from), augment_with=absolute(augment_with), augment_share=augment_share,
+        compare_with=absolute(compare_with), defects=absolute(defects),
     )  # fmt: skip
     settings = given.for_run(run, resume=resume, dry_run=dry_run)
     if settings is None:
@@ -102,6 +110,10 @@ def train(
         tell("finishing", last)
         job.finish()
     return run
+
+
+def absolute(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
 
 
 def chosen(model: str | None, init_from: str | os.PathLike[str] | None) -> str:
@@ -184,6 +196,24 @@ def command(
         typer.Option(metavar="RUN", help="Finished run of the same model, with whose weights the training begins."),
     ] = None,
     add_reviewed: options.AddReviewed = None,
+    augment_with: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Finished run that feeds this one: generated patches, or of mask_gan painted defects to learn from.",
+        ),
+    ] = None,
+    augment_share: Annotated[
+        float, typer.Option(help="Share of each batch that comes from --augment-with.")
+    ] = augmenting.SHARE,
+    compare_with: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Run of the same images without --augment-with, to say what that changed."),
+    ] = None,
+    defects: Annotated[
+        Path | None,
+        typer.Option(metavar="DATASET", help="For mask_gan: real defects with masks, in MVTec layout, to learn from."),
+    ] = None,
     progress: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="JSON file to tell other programs how far it is: step, steps, seconds_left."),
@@ -203,7 +233,9 @@ def command(
             folder, out=out, to=to, model=model, minutes=minutes, steps=steps, seed=seed, device=device,
             threads=threads, resume=resume, dry_run=dry_run, params=parse_params(chosen(model, init_from), param),
             info_bar=info_bar, bits=bits, white=white, flips=flips, jitter=jitter, zoom=zoom,
-            checkpoint_every=checkpoint_every, init_from=init_from, add_reviewed=add_reviewed, progress=progress,
+            checkpoint_every=checkpoint_every, init_from=init_from, add_reviewed=add_reviewed,
+            augment_with=augment_with, augment_share=augment_share, compare_with=compare_with, defects=defects,
+            progress=progress,
         )  # fmt: skip
     except torch.OutOfMemoryError as error:
         raise MemoryError(

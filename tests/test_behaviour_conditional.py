@@ -18,8 +18,7 @@ from anomalib_gan import data
 from anomalib_gan.inversion import Inversion, least
 from anomalib_gan.model import Labelled, crops
 from anomalib_gan.models import MODELS, build
-from anomalib_gan.models.sn_gan import normalised
-from anomalib_gan.nets import Critic, ProjectionCritic, beside
+from anomalib_gan.nets import Critic, ProjectionCritic, beside, normalised
 from anomalib_gan.runtime.card import read_card
 from anomalib_gan.runtime.files import read_json
 from anomalib_gan.runtime.image import ImageError

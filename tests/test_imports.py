@@ -58,7 +58,7 @@ RULES = [  # (who, may not import, except)
         tuple(
             f"pipelines.{name}"
             for name in (
-                *("calibrate", "diagnose", "evaluate", "export", "score", "train", "translate", "types"),
+                *("calibrate", "diagnose", "evaluate", "export", "paint", "score", "train", "translate", "types"),
                 *("benchmark", "load"),
             )
         ),

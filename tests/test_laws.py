@@ -77,6 +77,7 @@ SMALL = {
     "cgan known": {**GAN, "classes": ["one", "two"], "known": "two"},
     "ac_gan classes": {**GAN, "classes": ["one", "two"]},
     "ac_gan k_plus_one": {**GAN, "classes": ["one", "two"], "critic": "k_plus_one"},
+    "mask_gan": {"width": 8, "code": 4, "patch": 32, "batch": 4, "shrink": 1},
 }
 
 
@@ -144,6 +145,12 @@ def unmapped(request):
 
 @pytest.fixture(params=TRANSLATORS)
 def translator(request):
+    return request.param
+
+
+@pytest.fixture(params=[*MAPPED, *TRANSLATORS])
+def answering(request):
+    """The name of a model that makes one map or one image of an image; what paints by chance is passed by."""
     return request.param
 
 
@@ -232,17 +239,17 @@ def test_resumed_equals_uninterrupted(name):
         assert torch.equal(value, again.state_dict()[key]), key
 
 
-def test_spec_round_trips(name):
-    model = settled(name)
-    again = small(name)
+def test_spec_round_trips(answering):
+    model = settled(answering)
+    again = small(answering)
     again.load_state_dict(model.state_dict())
     x = stripes(96, 128, model.channels)
     assert torch.equal(answer(model, x), answer(again.eval(), x))
 
 
 @torch.no_grad()
-def test_the_map_or_the_translation_is_finite_right_shaped_and_local(name):
-    model = settled(name)
+def test_the_map_or_the_translation_is_finite_right_shaped_and_local(answering):
+    model = settled(answering)
     for tiles in ((8, 10), (13, 9)):
         x = stripes(*(t * model.stride for t in tiles), model.channels)
         assert answer(model, x).shape == (1, 1 if model.mapped is True else model.channels, *x.shape[-2:])

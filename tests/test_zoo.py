@@ -48,11 +48,14 @@ def test_every_model_goes_through_every_command(name, dataset, tmp_path, monkeyp
         word for key, value in params.items() for word in ("--param", f"{key}={json.dumps(value).strip(chr(34))}")
     ]
     test = dataset / "test"
-    for command in (
-        ("train", dataset, "--out", run, "--model", name, "--steps", 3, "--device", "cpu", *written),
-        ("calibrate", run),
-        ("evaluate", run, dataset),
-    ):
+    code, _, errors = told("train", dataset, "--out", run, "--model", name, "--steps", 3, "--device", "cpu", *written)
+    assert code == 0, errors
+    if build(name, **params).mapped is not True:
+        for command in (("calibrate", run), ("evaluate", run, dataset), ("export", run, "--out", bundle)):
+            code, _, errors = told(*command)
+            assert code == 2 and f"is a run of {name}, which gives no map: " in errors and not bundle.exists()
+        return
+    for command in (("calibrate", run), ("evaluate", run, dataset)):
         code, _, errors = told(*command)
         assert code == 0, errors
     card = read_json(run / "card.json")

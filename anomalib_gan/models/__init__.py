@@ -21,6 +21,7 @@ from anomalib_gan.models.gaussian import Gaussian
 from anomalib_gan.models.geo_gan import GeoGAN
 from anomalib_gan.models.info_gan import InfoGAN
 from anomalib_gan.models.lsgan import LSGAN
+from anomalib_gan.models.mask_gan import MaskGAN
 from anomalib_gan.models.pca import PCA
 from anomalib_gan.models.pix2pix import Pix2Pix
 from anomalib_gan.models.pro_gan import ProGAN
@@ -49,6 +50,7 @@ MODELS: dict[str, type[Model]] = {
     "bigan": BiGAN,
     "ganomaly": GANomaly,
     "pix2pix": Pix2Pix,
+    "mask_gan": MaskGAN,
 }
 
 

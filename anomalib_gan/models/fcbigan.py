@@ -26,7 +26,7 @@ from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, ma
 from anomalib_gan.corruption import SPOILT, corrupt
 from anomalib_gan.edges import RINGS, along, depths
 from anomalib_gan.grain import SIDE, drawn, equaliser, filtered, grain, unshrink
-from anomalib_gan.model import About, Model, Move, Player, refresh
+from anomalib_gan.model import About, Defective, Model, Move, Player, normals_of, refresh
 from anomalib_gan.nets import (
     DenseCritic,
     PatchCritic,
@@ -94,7 +94,7 @@ class FCBiGAN(Model):
         super().__init__()
         self.channels, self.code, self.patch, self.shrink = channels, code, patch, shrink
         self.alpha, self.likelihood, self.smoothing = alpha, likelihood, smoothing
-        self.adversarial, self.negatives = adversarial, negatives
+        self.adversarial, self.negatives, self.defects = adversarial, negatives, negatives > 0
         self.norm, self.turned = norm, turned
         self.objective = OBJECTIVES["least-squares"]
         self.found: dict[str, float] = {}
@@ -156,8 +156,7 @@ class FCBiGAN(Model):
     def play(self, batches: Iterator[Tensor], progress: float) -> Iterator[Move]:
         D, E, G, objective = self.D, self.E, self.G, self.objective
         for turn in range(self.critic_steps):
-            s = shrink(next(batches), self.shrink)
-            clean, spoilt, opacity = self.with_negatives(s)
+            clean, spoilt, opacity = self.with_negatives(next(batches))
             plays = turn == 0 or not self.negatives  # the game's moves are one to one; the others learn the negatives
             with torch.no_grad(), judged(E, G):
                 codes = E(torch.cat((clean, spoilt)))
@@ -167,13 +166,13 @@ class FCBiGAN(Model):
             real, negative, generated = answers.split((len(clean), len(spoilt), len(fake)))
             terms = {"adv": objective.critic(real[:, -1:], generated[:, -1:])} if plays else {}
             if self.negatives:
-                cells = max_pool2d((opacity > SPOILT).to(s.dtype), D.stride)  # spoilt where any of their pixels is
+                cells = max_pool2d((opacity > SPOILT).to(clean.dtype), D.stride)  # spoilt where any of their pixels is
                 odds = torch.cat((real, negative))[:, :1]
                 target = torch.cat((torch.ones_like(real[:, :1]), 1 - cells))
                 terms["negatives"] = self.negatives * binary_cross_entropy_with_logits(odds, target)
             yield "critic", terms
 
-        s = shrink(next(batches), self.shrink)
+        s = shrink(normals_of(next(batches)), self.shrink)
         code = E(s)
         z = torch.randn_like(code) if self.adversarial or self.texture else code[:0]
         both = torch.cat((code, z))  # in one batch, so that G's statistics are those of codes and prior alike
@@ -191,12 +190,22 @@ class FCBiGAN(Model):
             terms["grey"] = self.texture * grey_gap(fake, s)
         yield "autoencoder", terms
 
-    def with_negatives(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A third of the batch as it is, the rest spoilt, and how opaquely; all of it as it is without negatives."""
+    def with_negatives(self, batch: Tensor | Defective) -> tuple[Tensor, Tensor, Tensor]:
+        """A third of the batch as it is, the rest spoilt, and how opaquely; all of it as it is without negatives.
+
+        Defects that the batch brings take the place of as many of the spoilt ones, as far as there are any.
+        """
+        s = shrink(normals_of(batch), self.shrink)
         if not self.negatives:
             return s, s[:0], s[:0, :1]
         clean = max(1, len(s) // 3)
-        return s[:clean], *corrupt(s[clean:])
+        if not isinstance(batch, Defective):
+            return s[:clean], *corrupt(s[clean:])
+        y, mask = (shrink(one, self.shrink)[: len(s) - clean] for one in (batch.y, batch.mask))
+        if len(y) == len(s) - clean:
+            return s[:clean], y, mask
+        spoilt, opacity = corrupt(s[clean : len(s) - len(y)])
+        return s[:clean], torch.cat((spoilt, y)), torch.cat((opacity, mask))
 
     def penalty(self, again: Tensor, s: Tensor) -> Tensor:
         """On G(E(s)) - s. SSIM alone would leave the level of grey nearly free, so L1 stands beside it."""

@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from anomalib_gan.model import About
 from anomalib_gan.models.cgan import CGAN
-from anomalib_gan.nets import Critic, ProjectionCritic, strided, transposed
+from anomalib_gan.nets import Critic, ProjectionCritic, normalised, strided, transposed
 
 
 class SNGAN(CGAN):
@@ -33,11 +32,3 @@ class SNGAN(CGAN):
         if self.classes:
             D = ProjectionCritic(D.features, D.head, self.channels, 4 * width, len(self.classes))
         return transposed(self.code, width, self.channels), normalised(D)
-
-
-def normalised(net: Critic) -> Critic:
-    """The net, with spectral normalisation of all its convolutions."""
-    for module in list(net.modules()):
-        if isinstance(module, nn.Conv2d):
-            spectral_norm(module)
-    return net
