@@ -119,7 +119,6 @@ class Model(nn.Module):
     batch: int
     exportable: bool | str = True
     mapped: bool | str = True
-    mapped: bool | str = True
     defects: bool = False
     classes: Sequence[str] = ()
     pairs: Literal["", "paired", "unpaired"] = ""
