@@ -1,0 +1,114 @@
+"""What translation between unpaired domains promises, and what it cannot: seeded, on one thread."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from anomalib_gan.corruption import smooth_noise
+from anomalib_gan.model import Pair
+from anomalib_gan.models import build
+from anomalib_gan.replay import Pool
+from anomalib_gan.training import Trainer
+
+SIDE = 32
+SMALL = {"channels": 3, "translator": True, "width": 8, "blocks": 1, "patch": SIDE, "batch": 8, "pool": 20, "lr": 2e-3}
+
+
+def ids(x):
+    return x[:, 0, 0, 0].long().tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(size=some.integers(0, 6), batches=some.lists(some.integers(1, 5), max_size=20), seed=some.integers(0, 99))
+def test_a_pool_gives_each_image_itself_or_one_given_earlier_and_keeps_each_at_most_once(size, batches, seed):
+    torch.manual_seed(seed)
+    pool, known = Pool(size, 1, 2), 0
+    for count in batches:
+        fresh = torch.arange(known + 1, known + count + 1).float().view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+        before, room = Counter(ids(pool.images[: int(pool.held)])), size - int(pool.held)
+        given_back = ids(pool.exchange(fresh))
+        after = Counter(ids(pool.images[: int(pool.held)]))
+        assert max(after.values(), default=1) == 1 and int(pool.held) == min(size, known + count)
+        own = [one == other for one, other in zip(given_back, ids(fresh), strict=True)]
+        assert all(own[:room])
+        assert all(1 <= one <= mine for one, mine in zip(given_back, ids(fresh), strict=True))
+        older = Counter(one for one, mine in zip(given_back, own, strict=True) if not mine)
+        stayed = Counter(ids(fresh)[:room])
+        entered = Counter(mine for mine, same in zip(ids(fresh)[room:], own[room:], strict=True) if not same)
+        assert before + stayed + entered == after + older  # what is given back from the pool has left it
+        known += count
+
+
+def test_a_full_pool_gives_every_second_image_back_and_goes_on_from_its_buffers():
+    torch.manual_seed(0)
+    pool = Pool(50, 1, 2)
+    images = torch.arange(1.0, 2051).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    pool.exchange(images[:50])
+    own = pool.exchange(images[50:1050]) == images[50:1050]
+    assert 450 < int(own[:, 0, 0, 0].sum()) < 550
+    again = Pool(50, 1, 2)
+    again.load_state_dict(pool.state_dict())
+    found = []
+    for one in (pool, again):
+        torch.manual_seed(1)
+        found.append(one.exchange(images[1050:]))
+    assert torch.equal(*found)
+
+
+def first(n):
+    """Images of the first domain, (n, 3, SIDE, SIDE): soft bright spots, each channel with a level of its own."""
+    noise = torch.cat([smooth_noise(SIDE, SIDE, 4, torch.empty(1)) for _ in range(n)])  # (n, 1, SIDE, SIDE)
+    spots = (noise - 0.5).clamp(0, 1.5)
+    level, strength = torch.tensor([[-0.7, -0.4, 0.1], [0.9, 0.5, 0.4]])[..., None, None]
+    return (level + strength * spots).clamp(-0.9, 0.9)
+
+
+def second_of(x):
+    """The known map: contrast inverted, red to green to blue to red, and a fixed fine texture laid over."""
+    rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    texture = 0.12 * (2.0 * ((rows // 2 + columns // 2) % 2) - 1)
+    return 0.85 * -x.roll(1, 1) + texture
+
+
+def unpaired(second):
+    def batch(n):
+        state = torch.random.get_rng_state()
+        torch.manual_seed(n)
+        pair = Pair(first(SMALL["batch"]), second(first(SMALL["batch"])))
+        torch.random.set_rng_state(state)
+        return pair
+
+    return batch
+
+
+def played(second, steps):
+    torch.manual_seed(0)
+    model = build("cycle_gan", **SMALL)
+    trainer = Trainer(model, unpaired(second), steps, seed=0, ema=0.99)
+    for _ in trainer:
+        pass
+    return trainer.ema
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_an_invertible_map_of_colour_and_texture_is_found_from_images_that_nobody_paired():
+    model = played(second_of, 400)
+    torch.manual_seed(1000)
+    x = first(32)
+    y = second_of(x)
+    found = model.translate(x)
+
+    def away(one, other):
+        return float((one - other).abs().mean())
+
+    untrained = build("cycle_gan", **SMALL).eval()
+    assert away(found, y) < 0.1
+    assert away(found, y) < 0.15 * min(away(x, y), away(untrained.translate(x), y))
+    assert away(model.translate(found, back=True), x) < 0.1
+    assert away(model.translate(y, back=True), x) < 0.1
