@@ -68,12 +68,13 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> di
 
 
 def load_model(
-    run: str | os.PathLike[str], device: str | torch.device = "cpu", *, known: str | None = None
+    run: str | os.PathLike[str], device: str | torch.device = "cpu", *, known: str | None = None, mapped: bool = True
 ) -> tuple[Model, dict[str, Any]]:
     """The finished model of a run (averaged weights, settled, eval mode, on `device`) and its checkpoint.
 
     `known`: of a model with classes, the one that all images are of; ValueError where it has none of that name. The
-    checkpoint's `hash` is then the SHA-256 of exactly this model, and so another with another `known`.
+    checkpoint's `hash` is then the SHA-256 of exactly this model, and so another with another `known`. A model without
+    a map is a ValueError, unless `mapped` is False.
     """
     checkpoint = load(run, device)
     if checkpoint["settled"] is None:
@@ -87,6 +88,8 @@ def load_model(
             raise ValueError(f"{run} is a run of {spec['name']}, which knows no classes: leave --class {known} out")
         checkpoint["spec"] = {**spec, "params": {**spec["params"], "known": known}}
     model = models.build(checkpoint["spec"]["name"], **checkpoint["spec"]["params"]).to(device)
+    if mapped and model.mapped is not True:
+        raise ValueError(f"the {checkpoint['spec']['name']} in {run} is no detector: {model.mapped}")
     model.load_state_dict(checkpoint["settled"])
     checkpoint["hash"] = model_hash(checkpoint["spec"], checkpoint["settled"])
     return model.eval().requires_grad_(False), checkpoint

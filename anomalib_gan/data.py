@@ -304,6 +304,13 @@ def signed(grey: Tensor) -> Tensor:
     return grey.float() * (2 / 255) - 1 if grey.dtype == torch.uint8 else grey.float() * 2 - 1
 
 
+def alike(images: Sequence[Tensor]) -> list[Tensor]:
+    """Grey levels as in `Normal.grey`, of one type: bytes where all are, else all between 0 and 1."""
+    if len({image.dtype for image in images}) == 1:
+        return list(images)
+    return [(signed(image) + 1) / 2 for image in images]
+
+
 class Crops:
     """Batches of random patches: `crops(n)` is (batch, C, patch, patch) in [-1, 1] on `device`.
 
@@ -336,7 +343,7 @@ class Crops:
         self.patch, self.size, self.seed, self.device = patch, batch, seed, torch.device(device)
         self.flips, self.jitter, self.zoom, self.share = flips, jitter, zoom, share
         self.channels = channels or images[0].shape[0]
-        self.images = [fill(image, patch).to(self.device) for image in images]
+        self.images = [fill(image, patch).to(self.device) for image in alike(images)]
         self.ends = torch.tensor(list(accumulate(image.shape[1] * image.shape[2] for image in self.images)))
         self.labels = None if labels is None else torch.tensor(labels)
 

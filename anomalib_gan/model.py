@@ -72,17 +72,18 @@ class Model(nn.Module):
     Attributes: `channels` of the image; `stride`, which height and width must be multiples of; `halo`, the radius
     outside of which a pixel cannot influence the map; `smallest`, which height and width must reach where that is more
     than a stride; `patch`, the side of the square training crops; `batch`, crops per batch; `exportable`, True or the
-    reason why the model cannot leave as an ONNX graph; `looked_at`, the normal images on which it is settled, and as
-    many of those held back, fewer where they are large or where a map takes long; `about`, what the list of the zoo
-    tells of it; `classes`, the names of the materials that it tells apart: where there are any, what it plays with and
-    settles on is `Labelled`.
+    reason why the model cannot leave as an ONNX graph; `mapped`, True or the reason why it has no map; `looked_at`, the
+    normal images on which it is settled, and as many of those held back, fewer where they are large or where a map
+    takes long; `about`, what the list of the zoo tells of it; `classes`, the names of the materials that it tells
+    apart: where there are any, what it plays with and settles on is `Labelled`.
 
     Optional, for bundles: `parts(x)`, what the map is made of, as a dict of "reconstruction" (N, C, H, W) in [-1, 1],
     "code" (N, c, h, w) and, by its name, each component (N, 1, H, W) as it is mixed; `generate(z)`, an image (N, C, H,
     W) in [-1, 1] from codes (N, `code`, h, w). For the card: `found`, the settings that `settle` found, by name.
 
-    Optional, for translation: `pairs`, "paired" or "unpaired" where what it plays with is `Pair`, else ""; and
-    `translate(x)`, images (N, C, H, W) of the second domain from those of the first, both in [-1, 1].
+    Optional, for translation: `pairs`, "paired" or "unpaired" where what it plays with and settles on is `Pair`, else
+    ""; and `translate(x)`, images (N, C, H, W) of the second domain from those of the first, both in [-1, 1], local as
+    a map is. Such a model has a keyword `translator`, which `train --to` sets.
 
     Optional, for `diagnose`: `sample(n, height, width)`, generated images; `reconstruct(x)`, both in [-1, 1];
     `posterior(s)`, the distribution q(z|s) of an image at the working scale, 1 / `shrink`, over (N, `code`, h, w);
@@ -98,6 +99,7 @@ class Model(nn.Module):
     patch: int
     batch: int
     exportable: bool | str = True
+    mapped: bool | str = True
     classes: Sequence[str] = ()
     pairs: Literal["", "paired", "unpaired"] = ""
     looked_at: int = 48
@@ -147,7 +149,7 @@ def refresh(model: Model, normals: Sequence[Tensor], rounds: int = 16) -> None:
             norm.num_batches_tracked.zero_()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        batches: Iterator[Any] = crops(normals, model.patch, model.batch)
+        batches = played_with(model, normals)
         model.train()
         for _ in range(rounds):
             for _ in model.play(batches, 1.0):
@@ -155,6 +157,16 @@ def refresh(model: Model, normals: Sequence[Tensor], rounds: int = 16) -> None:
         model.eval()
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
+
+
+def played_with(model: Model, normals: Sequence[Any]) -> Iterator[Any]:
+    """Batches such as the training played with, for ever: crops of images (1, C, H, W), or of `Labelled` or `Pair`."""
+    if not model.pairs:
+        return crops(normals, model.patch, model.batch)
+    if model.pairs == "paired":  # one place for both: they are cut as one image of twice as many channels
+        both = crops([torch.cat(one, 1) for one in normals], model.patch, model.batch)
+        return (Pair(*one.chunk(2, 1)) for one in both)
+    return map(Pair, *(crops(one, model.patch, model.batch) for one in zip(*normals, strict=True)))
 
 
 def crops(normals: Sequence[Any], patch: int, batch: int) -> Iterator[Any]:

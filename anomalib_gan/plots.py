@@ -86,6 +86,19 @@ def reconstructions(
     write(figure, path)
 
 
+def side_by_side(rows: Sequence[Sequence[Pixels]], titles: Sequence[str], path: Path) -> None:
+    """Rows of pictures (C, H, W) in [-1, 1], of one size each, under a title for each column."""
+    figure = Figure(figsize=(3 * len(titles), 3 * len(rows) + 0.3), layout="constrained")
+    panels = figure.subplots(len(rows), len(titles), squeeze=False)
+    for line, pictures in zip(panels, rows, strict=True):
+        for panel, picture in zip(line, pictures, strict=True):
+            panel.imshow(_shown(picture), cmap="gray", vmin=0, vmax=1)
+            panel.set_axis_off()
+    for panel, title in zip(panels[0], titles, strict=True):
+        panel.set_title(title, fontsize=10)
+    write(figure, path)
+
+
 def sheet(moments: Sequence[tuple[int, Pixels]], path: Path) -> None:
     """One row per moment of the training (its step, (N, C, H, W) in [-1, 1]), one column per code, always the same."""
     columns = len(moments[0][1])

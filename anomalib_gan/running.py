@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -19,12 +17,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed as dist
-import torchvision  # type: ignore[import-untyped]
 from torch import Tensor
 
-from anomalib_gan import __version__, checkpoint, data, models, monitor, plots
+from anomalib_gan import checkpoint, data, models, monitor, plots
 from anomalib_gan.export import usable
 from anomalib_gan.model import Labelled, Model, Spec
+from anomalib_gan.run_card import begun, described, folders, now
 from anomalib_gan.runtime.calibrating import SPLIT
 from anomalib_gan.runtime.card import CARD
 from anomalib_gan.runtime.files import read_json, write_bytes, write_json
@@ -56,7 +54,8 @@ class Settings:
 
     The length is `steps`, or else what fits into `minutes`, one of which is None. `info_bar`, `bits` and `white` are
     those of `open_image`, `params` keywords of the model's constructor. `init_from` is the run whose weights the
-    training begins with, `reviewed` what `starting.Reviewed` holds. ValueError for lengths that cannot be.
+    training begins with, `reviewed` what `starting.Reviewed` holds, `to` the folder of what a translator's images are
+    to become. ValueError for lengths that cannot be.
     """
 
     model: str
@@ -74,6 +73,7 @@ class Settings:
     zoom: float = ZOOM
     init_from: str | None = None
     reviewed: dict[str, Any] | None = None
+    to: str | None = None
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
@@ -82,6 +82,12 @@ class Settings:
             raise ValueError(f"{self.minutes} minutes are not possible: give more than 0")
         if not 0 <= self.zoom <= 1:
             raise ValueError(f"a zoom of {self.zoom} is not possible: give 0 to 1")
+
+    def threaded(self) -> Settings:
+        """These, with the number of threads that torch computes with from now on: that asked for, or its own."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        return replace(self, threads=torch.get_num_threads())
 
     def for_run(self, run: Path, *, resume: bool, dry_run: bool) -> Settings | None:
         """These, or of an interrupted run that is resumed its own; None where that is finished.
@@ -107,6 +113,10 @@ class Place:
     device: torch.device
     rank: int = 0
     world: int = 1
+
+    def told(self, settings: Settings, net: Model) -> dict[str, Any]:
+        """The settings as the card keeps them, with what came of them here."""
+        return {**asdict(settings), "batch": net.batch * self.world, "processes": self.world}
 
 
 @contextmanager
@@ -151,10 +161,8 @@ class Job:
     @classmethod
     def prepare(cls, folder: Path, run: Path, settings: Settings, place: Place, say: Callable[[str], None]) -> Job:
         """Reads the images, splits them, builds the model; writes nothing. `say` is what tells the user a line."""
-        began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
-        settings = replace(settings, threads=torch.get_num_threads())
+        began, started = time.monotonic(), now()
+        settings = settings.threaded()
         start = None if settings.init_from is None else Start.load(settings.init_from)
         reviewed = Reviewed("", [], []) if settings.reviewed is None else Reviewed(**settings.reviewed)
         files = data.normal_files(folder)
@@ -175,8 +183,9 @@ class Job:
             classes = list(given or sorted(set(kinds)))
             groups = data.grouped(images, kinds, classes)
             spec = replace(spec, params={**spec.params, "classes": classes})
-        torch.manual_seed(derive_seed(settings.seed, "weights"))
-        net = models.build(spec.name, **spec.params).to(place.device)
+        net = initialised(spec, settings.seed, place.device)
+        if net.pairs:
+            raise ValueError(f"{spec.name} is to translate: give the folder of what its images are to become, by --to")
         if start is not None:
             net.load_state_dict(start.weights)
         if channels > net.channels:
@@ -205,49 +214,29 @@ class Job:
             labels=labels if net.classes else None,
         )
         trainer = Trainer(net, crops, settings.steps, seed=settings.seed)
-        told: list[dict[str, Any]] = [
-            {"path": str(i.path.absolute()), "sha256": i.sha256, "height": i.grey.shape[1], "width": i.grey.shape[2]}
-            | ({"reviewed": True} if i.path in added else {})
-            for i in images
+        about = described(folder, images, kinds)
+        about["images"] = [
+            one | ({"reviewed": True} if image.path in added else {})
+            for one, image in zip(about["images"], images, strict=True)
         ]
-        if kinds:
-            told = [{**one, "class": kind} for one, kind in zip(told, kinds, strict=True)]
-        card = {
-            "name": run.name,
-            "spec": asdict(spec),
-            "data": {
-                **{"folder": str(folder.absolute()), "images": told},
-                **{"fingerprint": data.fingerprint(images, kinds)},
-                **({"classes": dict(Counter(kinds))} if kinds else {}),
-                **{"pixel_size": data.pixel_size(images), "channels": channels, "white": images[0].white},
-            },
-            "init_from": start and start.told(),
-            "settings": {**asdict(settings), "batch": net.batch * place.world, "processes": place.world},
-            "versions": {
-                **{"anomalib_gan": __version__, "python": platform.python_version(), "numpy": np.__version__},
-                **{"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)},
-            },
-            "machine": machine(place.device),
-            "started": started,
-            "duration_s": None,
-            "warnings": warnings,
-            "oddest": [odd for group in groups for odd in data.oddest(group)],
-            "found": found,
-        }
-        # The checkpoint holds it too, and takes plain values only.
-        plain = json.loads(json.dumps(card, allow_nan=False))
-        return cls(run, settings, place, began, images, held, kept, spec, crops, trainer, plain, say)
+        card = begun(
+            run, spec, place.told(settings, net), place.device,
+            data=about, init_from=start and start.told(), started=started, warnings=warnings,
+            oddest=[odd for group in groups for odd in data.oddest(group)], found=found,
+        )  # fmt: skip
+        return cls(run, settings, place, began, images, held, kept, spec, crops, trainer, card, say)
 
     def begin(self) -> None:
         """Says what is about to happen; loads the checkpoint of an interrupted run; writes card and split."""
         stored = self.run / checkpoint.NAME
         if stored.exists():
             state = checkpoint.load(stored, self.place.device)
-            if state["card"]["data"]["fingerprint"] != self.card["data"]["fingerprint"]:
-                raise ValueError(
-                    f"the images in {self.card['data']['folder']} are not those the run was started with: "
-                    "give back the same files, in the same class folders, or start a new run"
-                )
+            for before, here in zip(folders(state["card"]), folders(self.card), strict=True):
+                if before["fingerprint"] != here["fingerprint"]:
+                    raise ValueError(
+                        f"the images in {here['folder']} are not those the run was started with: "
+                        "give back the same files, in the same class folders, or start a new run"
+                    )
             if state["card"]["settings"]["processes"] != self.place.world:
                 raise ValueError(
                     f"the run was started with {state['card']['settings']['processes']} processes, "
@@ -271,15 +260,17 @@ class Job:
         if stored.exists():
             self.say(f"going on after step {self.trainer.step}")
 
+    def headline(self) -> str:
+        """What is trained on and what is held back."""
+        return (
+            f"{len(self.images)} normal images; {megapixels(self.crops.images):.3g} Mpx to train on, "
+            f"held back for calibration: {told_held(self.held)}"
+        )
+
     def summary(self) -> None:
         """What is trained on, and what the user should look at before."""
         net = self.trainer.model
-        whole = [one for one in self.held if one.box is None]
-        megapixels = sum(image.shape[1] * image.shape[2] for image in self.crops.images) / 1e6
-        kept = f"{len(whole)} whole images" if whole else f"a strip of {len(self.held)} images"
-        self.say(
-            f"{len(self.images)} normal images; {megapixels:.3g} Mpx to train on, held back for calibration: {kept}"
-        )
+        self.say(self.headline())
         if self.settings.reviewed is not None:
             added = sorted(image["path"] for image in self.card["data"]["images"] if image.get("reviewed"))
             self.say(f"{len(added)} of them are normal by their reviews in {self.settings.reviewed['database']}:")
@@ -459,7 +450,11 @@ class Job:
         if self.card["found"]:
             told = ", ".join(f"{name} {value:g}" for name, value in self.card["found"].items())
             self.say(f"found from the normal images: {told}")
-        self.card.update(duration_s=round(self.trainer.seconds, 3), map_scale=[low, high], steps=self.trainer.step)
+        self._close(map_scale=[low, high])
+
+    def _close(self, **found: Any) -> None:
+        """Writes the final card."""
+        self.card.update(duration_s=round(self.trainer.seconds, 3), steps=self.trainer.step, **found)
         write_json(self.run / CARD, self.card)
         self.say(f"finished after {timedelta(seconds=round(time.monotonic() - self.began))}: {self.run}")
 
@@ -471,7 +466,9 @@ class Job:
         return [Labelled(x, y) for x, y in zip(looked, labels, strict=True)]
 
 
-def specified(settings: Settings, images: Sequence[data.Normal], start: Start | None) -> tuple[Spec, dict[str, Any]]:
+def specified(
+    settings: Settings, images: Sequence[data.Normal], start: Start | None = None
+) -> tuple[Spec, dict[str, Any]]:
     """The model's spec, and what of it was found from the images: now, or by the run that the training begins with."""
     if start is not None:
         spec = start.spec_for(settings.model, settings.params, settings.flips)
@@ -481,6 +478,22 @@ def specified(settings: Settings, images: Sequence[data.Normal], start: Start | 
     suggested = known.suggest(looked, settings.flips) if known else {}
     spec = complete(settings.model, {**suggested, **settings.params}, images[0].grey.shape[0])
     return spec, {key: value for key, value in suggested.items() if key not in settings.params}
+
+
+def initialised(spec: Spec, seed: int, device: torch.device) -> Model:
+    """The model as the training begins, its weights drawn."""
+    torch.manual_seed(derive_seed(seed, "weights"))
+    return models.build(spec.name, **spec.params).to(device)
+
+
+def megapixels(images: Sequence[Tensor]) -> float:
+    return sum(image.shape[1] * image.shape[2] for image in images) / 1e6
+
+
+def told_held(held: Sequence[data.Held]) -> str:
+    """What is held back, in words."""
+    whole = [one for one in held if one.box is None]
+    return f"{len(whole)} whole images" if whole else f"a strip of {len(held)} images"
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
@@ -524,9 +537,3 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_bytes().split(b"\n")[:-1]
     return [json.loads(line) for line in lines]
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures of the card were reached on."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count(), "gpu": gpu}

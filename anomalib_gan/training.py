@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from anomalib_gan.model import Labelled, Model, Player
+from anomalib_gan.model import Labelled, Model, Pair, Player
 from anomalib_gan.muon import Muon, matrices
 
 EMA = 0.999  # decay of the averaged weights, which are the ones that are scored and exported
@@ -26,7 +26,7 @@ START = 0.04  # factor on the learning rate at the very beginning
 GRADIENT = "|gradient|"  # its norm stands among the values that are checked
 READ_EVERY = 10  # rounds between two readings of the losses on CUDA, where each reading waits for the device
 
-Batches = Callable[[int], Tensor | Labelled]
+Batches = Callable[[int], Tensor | Labelled | Pair]
 Losses = dict[str, dict[str, float]]
 
 
@@ -74,8 +74,8 @@ class Trainer:
     """Plays the game: `for progress in Trainer(model, batches, steps): ...`; stopping is `break`, a later loop goes on.
 
     `batches(n)` is batch n as a pure function of n, (N, C, patch, patch) in [-1, 1] on the model's device, `Labelled`
-    for a model with classes. A step is one round of `model.play`. `steps=None` means not yet planned: progress stays 0
-    until `trainer.steps` is set.
+    for a model with classes, a `Pair` for a translator. A step is one round of `model.play`. `steps=None` means not yet
+    planned: progress stays 0 until `trainer.steps` is set.
 
     All randomness of a round comes from torch's global generator, seeded from (seed, step, rank) as the round begins,
     and what a model remembers between rounds lies in buffers; so `state_dict` needs no generator's state, and a trainer
@@ -160,7 +160,7 @@ class Trainer:
         while True:
             batch = self.batches(self.drawn)
             self.drawn += 1
-            yield batch._replace(x=laid_out(batch.x)) if isinstance(batch, Labelled) else laid_out(batch)
+            yield laid_out(batch) if isinstance(batch, Tensor) else batch._make(map(laid_out, batch))
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast("cuda", dtype=torch.bfloat16) if self.cuda else nullcontext()
@@ -245,7 +245,7 @@ class Trainer:
         """The model that is scored and exported: a copy with the averaged weights, settled on normal images.
 
         `normals`: each (1, C, H, W) in [-1, 1], H and W multiples of the model's stride, on its device, and `Labelled`
-        where it has classes. In eval mode.
+        where it has classes, a `Pair` where it plays with such. In eval mode.
         """
         self._look()
         torch.manual_seed(derive_seed(self.seed, "settle"))

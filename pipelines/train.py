@@ -17,6 +17,7 @@ from anomalib_gan.running import JITTER, MINUTES, ZOOM, Job, Settings, processes
 from anomalib_gan.runtime.card import levels, read_card
 from anomalib_gan.specs import parse_params
 from anomalib_gan.starting import Reviewed
+from anomalib_gan.translating import Translation
 from pipelines import options
 from pipelines.records import opened
 
@@ -27,6 +28,7 @@ def train(
     folder: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str],
+    to: str | os.PathLike[str] | None = None,
     model: str | None = None,
     minutes: float = MINUTES,
     steps: int | None = None,
@@ -40,7 +42,7 @@ def train(
     bits: int | None = None,
     white: float | None = None,
     flips: bool = True,
-    jitter: float = JITTER,
+    jitter: float | None = None,
     zoom: float = ZOOM,
     checkpoint_every: float = 60.0,
     init_from: str | os.PathLike[str] | None = None,
@@ -56,13 +58,21 @@ def train(
     (`runtime.image.open_image`). `checkpoint_every` is in seconds. `init_from` is a finished run of the same model,
     with whose weights the training begins; what that run held back stays held back. `add_reviewed` is a results
     database, a file or a URL: images that all who reviewed them call normal are trained on, too. `progress` is a
-    file that tells how far the training is (`terminal.told_in`). Errors: ValueError, OSError.
+    file that tells how far the training is (`terminal.told_in`). With `to`, a folder of what the images of `folder` are
+    to become, the model becomes a translator (`translating.Translation`). `jitter` is JITTER where it is None, and
+    nothing for a translator. Errors: ValueError, OSError.
     """
+    if to is not None and (jitter or init_from is not None or add_reviewed is not None):
+        raise ValueError(
+            "a translator learns from its two folders as they are: leave --jitter, --init-from and --add-reviewed out"
+        )
     run, console = Path(out), terminal.plain()
     given = Settings(
         model=chosen(model, init_from), params=params or {}, seed=seed, minutes=None if steps else minutes,
         steps=steps, device=device, threads=threads, info_bar=info_bar, bits=bits, white=white, flips=flips,
-        jitter=jitter, zoom=zoom, init_from=None if init_from is None else str(Path(init_from).absolute()),
+        jitter=(JITTER if to is None else 0.0) if jitter is None else jitter, zoom=zoom,
+        init_from=None if init_from is None else str(Path(init_from).absolute()),
+        to=None if to is None else str(Path(to).absolute()),
     )  # fmt: skip
     settings = given.for_run(run, resume=resume, dry_run=dry_run)
     if settings is None:
@@ -76,7 +86,10 @@ def train(
                 settings = replace(settings, bits=bits, white=white)
             if add_reviewed is not None:
                 settings = replace(settings, reviewed=asdict(reviewed(add_reviewed, console.print)))
-        job = Job.prepare(Path(folder), run, settings, place, console.print)
+        elif given.to and settings.to:  # that folder may have moved, too
+            settings = replace(settings, to=given.to)
+        kind = Translation if settings.to else Job
+        job = kind.prepare(Path(folder), run, settings, place, console.print)
         if dry_run:
             job.describe()
             return run
@@ -117,6 +130,14 @@ def command(
         ),
     ],
     out: Annotated[Path, typer.Option(help="New folder for the run: checkpoint, curves, pictures, card.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="WANTED_DIR",
+            help="Train a translator: the images that those of the first folder are to become, of the same names and "
+            "sizes for `pix2pix`, any for `cycle_gan`.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help=f"What to train: {', '.join(sorted(models.MODELS))}; default: {MODEL}, or as --init-from."),
@@ -148,8 +169,12 @@ def command(
         bool, typer.Option(help="Also train on mirrored patches; off where the texture has a direction.")
     ] = True,
     jitter: Annotated[
-        float, typer.Option(help="Random change of brightness and contrast of the patches, as a share.")
-    ] = JITTER,
+        float | None,
+        typer.Option(
+            help="Random change of brightness and contrast of the patches, as a share; of a translator's 0.",
+            show_default=str(JITTER),
+        ),
+    ] = None,
     zoom: Annotated[
         float, typer.Option(help="Random change of magnification of the patches: 0.3 is up to 1.3 times or 1/1.3.")
     ] = ZOOM,
@@ -168,16 +193,17 @@ def command(
 
     The images show one material at one magnification, and no defect. Some of their pixels are held back, for
     `calibrate`, which is the next step. `--dry-run` says what would be done and lists the images that look least like
-    the rest; look at reconstructions.png and curves.png in the run's folder afterwards.
+    the rest; look at reconstructions.png and curves.png in the run's folder afterwards. With `--to` no detector is
+    trained but a translator, for `translate`.
 
     Exit code: 0 done, 2 an error, 130 stopped by Ctrl-C; `--resume` goes on with a run that was stopped.
     """
     try:
         train(
-            folder, out=out, model=model, minutes=minutes, steps=steps, seed=seed, device=device, threads=threads,
-            resume=resume, dry_run=dry_run, params=parse_params(chosen(model, init_from), param), info_bar=info_bar,
-            bits=bits, white=white, flips=flips, jitter=jitter, zoom=zoom, checkpoint_every=checkpoint_every,
-            init_from=init_from, add_reviewed=add_reviewed, progress=progress,
+            folder, out=out, to=to, model=model, minutes=minutes, steps=steps, seed=seed, device=device,
+            threads=threads, resume=resume, dry_run=dry_run, params=parse_params(chosen(model, init_from), param),
+            info_bar=info_bar, bits=bits, white=white, flips=flips, jitter=jitter, zoom=zoom,
+            checkpoint_every=checkpoint_every, init_from=init_from, add_reviewed=add_reviewed, progress=progress,
         )  # fmt: skip
     except torch.OutOfMemoryError as error:
         raise MemoryError(

@@ -12,7 +12,7 @@ import torch
 from bundles import manifest
 
 from anomalib_gan.export import TorchBackend, model_graph
-from anomalib_gan.model import Labelled
+from anomalib_gan.model import Labelled, Pair
 from anomalib_gan.models import MODELS, build
 from anomalib_gan.nets import shrink
 from anomalib_gan.runtime.bundle import check_graph
@@ -61,6 +61,9 @@ SMALL = {
     "ganomaly l1": {**AE, "residual": "l1", "alpha": 0.9},
     "cycle_gan": CYCLE,
     "cycle_gan translator": {**CYCLE, "translator": True},
+    "pix2pix": {"width": 8, "patch": 64, "batch": 3, "shrink": 2, "smoothing": 2.0},
+    "pix2pix l1": {"width": 8, "patch": 64, "batch": 3, "residual": "l1", "hidden": 4, "objective": "hinge"},
+    "pix2pix translator": {"width": 8, "patch": 64, "batch": 3, "translator": True},
     **dict.fromkeys(("gan", "dcgan", "info_gan", "geo_gan", "cgan", "ac_gan"), GAN),
     "gan minimax": {**GAN, "objective": "minimax"},
     "dcgan energy": {**GAN, "objective": "energy", "r1": 10.0},
@@ -98,9 +101,16 @@ def batches_of(model):
         torch.manual_seed(n)
         patches = torch.cat([stripes(model.patch, model.patch, model.channels, float(p)) for p in phases])
         torch.random.set_rng_state(state)
+        if model.pairs:
+            return counterpart(model, patches)
         return Labelled(patches, torch.arange(model.batch) % len(model.classes)) if model.classes else patches
 
     return batch
+
+
+def counterpart(model, x):
+    """Images and what a translator is to make of them: the negative, mirrored where they are not to be partners."""
+    return Pair(x, -x if model.pairs == "paired" else -x.flip(-1))
 
 
 def trained(name, steps=3):
@@ -111,8 +121,18 @@ def trained(name, steps=3):
     return model, trainer
 
 
-@pytest.fixture(params=dict.fromkeys((*MODELS, *SMALL)))
+NAMES = list(dict.fromkeys((*MODELS, *SMALL)))
+MAPPED = [name for name in NAMES if small(name).mapped is True]
+
+
+@pytest.fixture(params=NAMES)
 def name(request):
+    return request.param
+
+
+@pytest.fixture(params=MAPPED)
+def mapped(request):
+    """The name of a model that has a map."""
     return request.param
 
 
@@ -120,10 +140,14 @@ def name(request):
 def settled(name, steps=3):
     model, trainer = trained(name, steps)
     torch.manual_seed(0)
-    normals = [stripes(128, 160, model.channels)]
-    return trainer.finish(
-        [Labelled(x, torch.zeros(1, dtype=torch.long)) for x in normals] if model.classes else normals
-    )
+    x = stripes(128, 160, model.channels)
+    kept = Labelled(x, torch.zeros(1, dtype=torch.long)) if model.classes else x
+    return trainer.finish([counterpart(model, x) if model.pairs else kept])
+
+
+def answer(model, x):
+    """What a model is there for: its map or, where it has none, its translation."""
+    return model.anomaly_map(x) if model.mapped is True else model.translate(x)
 
 
 def test_every_parameter_has_exactly_one_owner(name):
@@ -202,27 +226,27 @@ def test_spec_round_trips(name):
     again = small(name)
     again.load_state_dict(model.state_dict())
     x = stripes(96, 128, model.channels)
-    assert torch.equal(model.anomaly_map(x), again.eval().anomaly_map(x))
+    assert torch.equal(answer(model, x), answer(again.eval(), x))
 
 
 @torch.no_grad()
-def test_the_map_is_finite_right_shaped_and_local(name):
+def test_the_map_or_the_translation_is_finite_right_shaped_and_local(name):
     model = settled(name)
     for tiles in ((8, 10), (13, 9)):
         x = stripes(*(t * model.stride for t in tiles), model.channels)
-        assert model.anomaly_map(x).shape == (1, 1, *x.shape[-2:])
-        assert torch.isfinite(model.anomaly_map(x)).all()
+        assert answer(model, x).shape == (1, 1 if model.mapped is True else model.channels, *x.shape[-2:])
+        assert torch.isfinite(answer(model, x)).all()
     x = stripes(max(3 * model.stride, model.smallest), 4 * model.stride + 2 * model.halo, model.channels)
     y = x.clone()
     y[..., -1] = -y[..., -1]
     unchanged = x.shape[-1] - 1 - model.halo
-    before, after = model.anomaly_map(x)[..., :unchanged], model.anomaly_map(y)[..., :unchanged]
+    before, after = answer(model, x)[..., :unchanged], answer(model, y)[..., :unchanged]
     assert torch.allclose(before, after, atol=1e-5 * float(before.std().clamp_min(1e-3)))
 
 
 @torch.no_grad()
-def test_what_the_map_is_made_of_fits_the_image_under_names_that_a_graph_may_have(name):
-    model = settled(name)
+def test_what_the_map_is_made_of_fits_the_image_under_names_that_a_graph_may_have(mapped):
+    model = settled(mapped)
     if not hasattr(model, "parts"):
         return
     side = max(2 * model.stride, model.smallest)
@@ -235,8 +259,8 @@ def test_what_the_map_is_made_of_fits_the_image_under_names_that_a_graph_may_hav
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(150, 333), (97, 640)])
-def test_tiled_equals_whole(name, size):
-    model = settled(name)
+def test_tiled_equals_whole(mapped, size):
+    model = settled(mapped)
     backend = TorchBackend(model, hash="0" * 64, scale=(0.0, 1.0), device="cpu")
     image = ((stripes(*size)[0, 0].numpy() + 1) * 127.5).astype(np.uint8)
     whole = Inspector(backend, tile=2048)(image).map
@@ -247,8 +271,8 @@ def test_tiled_equals_whole(name, size):
 
 
 @torch.no_grad()
-def test_the_smallest_image_has_a_map_and_a_smaller_one_a_reason(name):
-    model = settled(name)
+def test_the_smallest_image_has_a_map_and_a_smaller_one_a_reason(mapped):
+    model = settled(mapped)
     backend = TorchBackend(model, hash="0" * 64, scale=(0.0, 1.0), device="cpu")
     side = backend.smallest
     assert side % model.stride == 0
@@ -262,8 +286,8 @@ def test_the_smallest_image_has_a_map_and_a_smaller_one_a_reason(name):
 
 
 @torch.no_grad()
-def test_scoring_moves_no_statistic_and_ignores_the_rest_of_the_batch(name):
-    model = settled(name)
+def test_scoring_moves_no_statistic_and_ignores_the_rest_of_the_batch(mapped):
+    model = settled(mapped)
     backend = TorchBackend(model, hash="0" * 64, scale=(0.0, 1.0), device="cpu")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     a = np.random.default_rng(0).uniform(0, 255, (1, model.channels, 96, 96)).astype(np.float32)
@@ -328,9 +352,9 @@ def test_tiled_equals_whole_in_the_graph_too(name):
 
 
 @pytest.mark.slow
-def test_a_planted_defect_scores_above_the_normal_area(name):
+def test_a_planted_defect_scores_above_the_normal_area(mapped):
     # Inversion says nothing of what G cannot draw yet, and that is learnt from a critic that has to learn as well.
-    model = settled(name, steps=200 if small(name).exportable is True else 600)
+    model = settled(mapped, steps=200 if small(mapped).exportable is True else 600)
     torch.manual_seed(5)
     x = stripes(160, 192, model.channels, phase=1.0)
     x[..., 64:96, 80:112] = 0.9 * torch.randn(32, 32).clamp(-1, 1)

@@ -23,6 +23,7 @@ from anomalib_gan.models.geo_gan import GeoGAN
 from anomalib_gan.models.info_gan import InfoGAN
 from anomalib_gan.models.lsgan import LSGAN
 from anomalib_gan.models.pca import PCA
+from anomalib_gan.models.pix2pix import Pix2Pix
 from anomalib_gan.models.pro_gan import ProGAN
 from anomalib_gan.models.sn_gan import SNGAN
 from anomalib_gan.models.sparse_ae import SparseAE
@@ -49,6 +50,7 @@ MODELS: dict[str, type[Model]] = {
     "bigan": BiGAN,
     "ganomaly": GANomaly,
     "cycle_gan": CycleGAN,
+    "pix2pix": Pix2Pix,
 }
 
 

@@ -569,11 +569,8 @@ class Inspector:
         ]
 
     def _window(self, name: str, pixels: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
-        """(h, w, C) -> (the model's channels, height, width), what lies beyond the image repeating its edge."""
-        pixels = self._adapt(name, pixels)
-        below, beside = height - pixels.shape[0], width - pixels.shape[1]
-        padded = np.pad(pixels, ((0, below), (0, beside), (0, 0)), mode="edge")
-        return np.ascontiguousarray(np.moveaxis(padded, -1, 0), np.float32)
+        """See `framed`."""
+        return framed(name, pixels, self.backend.channels, height, width)
 
     def _run(self, images: NDArray[np.float32], white: float) -> tuple[NDArray[np.float32], float]:
         """(maps, seconds)."""
@@ -585,18 +582,24 @@ class Inspector:
             raise ValueError(f"the backend made a map of shape {maps.shape} from an image of shape {images.shape}")
         return maps, seconds
 
-    def _adapt(self, name: str, pixels: NDArray[Any]) -> NDArray[Any]:
-        """(h, w, 1 or 3) -> (h, w, the model's channels)."""
-        have, want = pixels.shape[-1], self.backend.channels
-        if have == want:
-            return pixels
-        if have == 1:
-            return np.repeat(pixels, 3, axis=-1)
-        if not (pixels == pixels[..., :1]).all():
-            raise ImageError(
-                f"{name}: the image has colours but the model was trained on grey images: convert it to grey"
-            )
-        return pixels[..., :1]
+
+def framed(name: str, pixels: NDArray[Any], channels: int, height: int, width: int) -> NDArray[np.float32]:
+    """(h, w, 1 or 3) -> (the model's channels, height, width), what lies beyond the image repeating its edge."""
+    pixels = _adapted(name, pixels, channels)
+    below, beside = height - pixels.shape[0], width - pixels.shape[1]
+    padded = np.pad(pixels, ((0, below), (0, beside), (0, 0)), mode="edge")
+    return np.ascontiguousarray(np.moveaxis(padded, -1, 0), np.float32)
+
+
+def _adapted(name: str, pixels: NDArray[Any], channels: int) -> NDArray[Any]:
+    """(h, w, 1 or 3) -> (h, w, channels)."""
+    if pixels.shape[-1] == channels:
+        return pixels
+    if pixels.shape[-1] == 1:
+        return np.repeat(pixels, 3, axis=-1)
+    if not (pixels == pixels[..., :1]).all():
+        raise ImageError(f"{name}: the image has colours but the model was trained on grey images: convert it to grey")
+    return pixels[..., :1]
 
 
 def _resize(pixels: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
