@@ -1,13 +1,12 @@
 """The generator that turns one image into another: in, residual blocks, out; as all of `nets` without a norm over the
-image plane, for which the papers' instance norm gives way to batch norm."""
+image plane, so the papers' instance norm gives way to batch norm."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from anomalib_gan.nets import block, finer
-
-STRIDE = 4  # pixels of the image to a place of the blocks
 
 
 def reflected(a: int, b: int, side: int, bias: bool = False) -> nn.Conv2d:
@@ -28,23 +27,30 @@ class Repaint(nn.Module):
         return x + self.f(x)
 
 
-def resnet(channels: int, width: int, blocks: int) -> nn.Sequential:
-    """E and the rest of (N, channels, 4h, 4w) -> codes (N, 4 width, h, w) -> (N, channels, 4h, 4w) in [-1, 1].
+class ResNet(nn.Module):
+    """(N, channels, 4h, 4w) -> (N, channels, 4h, 4w) in [-1, 1], with h and w above 1, by `blocks` at stride 4.
 
-    Perceptual Losses for Real-Time Style Transfer and Super-Resolution (Johnson et al., 2016), with h and w above 1.
+    Perceptual Losses for Real-Time Style Transfer and Super-Resolution (Johnson et al., 2016). Unlike there the image
+    itself is joined to what the last layer sees: what stays as it is need not be drawn anew, which is learnt far sooner.
     """
-    inward = nn.Sequential(
-        block(reflected(channels, width, 7), width),
-        block(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False), 2 * width),
-        block(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1, bias=False), 4 * width),
-        *(Repaint(4 * width) for _ in range(blocks)),
-    )
-    outward = nn.Sequential(
-        finer(4 * width, 2 * width), finer(2 * width, width), reflected(width, channels, 7, bias=True), nn.Tanh()
-    )
-    return nn.Sequential(inward, outward)
 
+    stride = 4
 
-def reach(blocks: int) -> int:
-    """Pixels from those of an image to the farthest that they change in what `resnet` makes of it."""
-    return 12 + 2 * STRIDE * blocks
+    def __init__(self, channels: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.reach = 12 + 2 * self.stride * blocks  # pixels; none that is farther away has a say
+        self.inward = nn.Sequential(
+            block(reflected(channels, width, 7), width),
+            block(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False), 2 * width),
+            block(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1, bias=False), 4 * width),
+            *(Repaint(4 * width) for _ in range(blocks)),
+        )
+        self.outward = nn.Sequential(finer(4 * width, 2 * width), finer(2 * width, width))
+        self.last = nn.Sequential(reflected(width + channels, channels, 7, bias=True), nn.Tanh())
+
+    def code(self, x: Tensor) -> Tensor:
+        """What the blocks make of x, (N, 4 width, h, w)."""
+        return self.inward(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.cat((self.outward(self.inward(x)), x), 1))

@@ -16,7 +16,17 @@ from anomalib_gan.replay import Pool
 from anomalib_gan.training import Trainer
 
 SIDE = 32
-SMALL = {"channels": 3, "translator": True, "width": 8, "blocks": 1, "patch": SIDE, "batch": 8, "pool": 20, "lr": 2e-3}
+# What is to change its colours must not be asked to keep them, as the identity loss does.
+SMALL = {
+    "channels": 3,
+    "translator": True,
+    "width": 8,
+    "blocks": 1,
+    "patch": SIDE,
+    "batch": 8,
+    "lr": 2e-3,
+    "identity": 0.0,
+}
 
 
 def ids(x):
@@ -92,23 +102,41 @@ def played(second, steps):
     trainer = Trainer(model, unpaired(second), steps, seed=0, ema=0.99)
     for _ in trainer:
         pass
-    return trainer.ema
+    seen = unpaired(second)(10_000)
+    return trainer.finish([Pair(x[None], y[None]) for x, y in zip(*seen, strict=True)])
+
+
+def away(one, other):
+    return float((one - other).abs().mean())
 
 
 @pytest.mark.slow
 @torch.no_grad()
 def test_an_invertible_map_of_colour_and_texture_is_found_from_images_that_nobody_paired():
-    model = played(second_of, 400)
+    model, untrained = played(second_of, 240), build("cycle_gan", **SMALL).eval()
     torch.manual_seed(1000)
     x = first(32)
     y = second_of(x)
     found = model.translate(x)
-
-    def away(one, other):
-        return float((one - other).abs().mean())
-
-    untrained = build("cycle_gan", **SMALL).eval()
-    assert away(found, y) < 0.1
-    assert away(found, y) < 0.15 * min(away(x, y), away(untrained.translate(x), y))
+    assert away(found, y) < 0.25 * min(away(x, y), away(untrained.translate(x), y))
+    assert away(found, y) < 0.7 * away(y.mean(0), y)  # of images of the second domain it is not any, but this one's
+    assert away(model.translate(y, back=True), x) < 0.7 * away(x.mean(0), x)
     assert away(model.translate(found, back=True), x) < 0.1
-    assert away(model.translate(y, back=True), x) < 0.1
+    texture = second_of(torch.zeros(1, 3, SIDE, SIDE))
+    laid = (found * texture).mean() / texture.square().mean()
+    taken = (model.translate(found, back=True) * texture).mean() / texture.square().mean()
+    assert 0.7 < laid < 1.3 and abs(taken) < 0.3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("back", [False, True])
+def test_what_lies_beyond_the_reach_of_a_generator_cannot_come_over_so_nothing_is_moved_far(back):
+    torch.manual_seed(0)
+    model = build("cycle_gan", **{**SMALL, "channels": 1}).eval()
+    reach = model.G.reach
+    x = torch.rand(1, 1, 8, 8 + 4 * -(-2 * reach // 4)) * 2 - 1
+    y = x.clone()
+    y[..., -1] *= -1
+    before, after = (model.translate(one, back=back)[..., 0, :] for one in (x, y))
+    changed = (before != after).nonzero()[:, -1]
+    assert x.shape[-1] - 1 - reach <= int(changed.min()) < x.shape[-1] - 1

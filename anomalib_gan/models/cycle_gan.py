@@ -24,8 +24,9 @@ from torch import Tensor
 from anomalib_gan.corruption import corrupt
 from anomalib_gan.model import About, Model, Move, Pair, Player, refresh
 from anomalib_gan.nets import enlarge, judged, shrink, strided
-from anomalib_gan.nets_resnet import STRIDE, reach, resnet
+from anomalib_gan.nets_resnet import ResNet
 from anomalib_gan.objectives import objective_of
+from anomalib_gan.penalties import r1
 from anomalib_gan.replay import Pool
 from anomalib_gan.residuals import RESIDUALS, smooth
 from anomalib_gan.scale import SIDE_OF_PATCH, working_scale
@@ -37,9 +38,11 @@ class CycleGAN(Model):
     """G: x -> y and F: y -> x by `blocks` residual blocks, D_X and D_Y: an answer for every patch of 38 working pixels.
 
     `translator`: translates between two domains of which it is given images, and has no map; else x are normal images
-    that it spoils itself, y normal ones. `objective`: one of OBJECTIVES. `cycle`, `identity`: lambda and mu. `pool`:
-    how many earlier translations each critic has kept for it. `shrink`: the working scale is 1/shrink of the image.
-    `residual`: r, "ssim", "l1" or "l2"; `smoothing` of the map: sigma in working pixels. `width`: of the layers.
+    that it spoils itself, y normal ones. `objective`: one of OBJECTIVES. `cycle`, `identity`: lambda and mu; mu = 0 where
+    all colours are to change. `r1`: weight of a penalty on the critics' slopes at real images (Mescheder et al., 2018),
+    not the paper's. `pool`: how many earlier translations each critic has kept for it. `shrink`: the working scale is
+    1/shrink of the image. `residual`: r, "ssim", "l1" or "l2"; `smoothing` of the map: sigma in working pixels.
+    `width`: of the layers.
     """
 
     about = About(
@@ -59,6 +62,7 @@ class CycleGAN(Model):
         objective: str = "least-squares",
         cycle: float = 10.0,
         identity: float = 5.0,
+        r1: float = 1.0,
         pool: int = 50,
         residual: Literal["ssim", "l1", "l2"] = "l1",
         smoothing: float = 4.0,
@@ -67,8 +71,8 @@ class CycleGAN(Model):
         super().__init__()
         self.channels, self.translator, self.patch, self.batch, self.shrink = channels, translator, patch, batch, shrink
         self.objective, self.cycle, self.identity, self.lr = objective_of(objective), cycle, identity, lr
-        self.residual, self.smoothing = residual, smoothing
-        self.G, self.F = resnet(channels, width, blocks), resnet(channels, width, blocks)
+        self.r1, self.residual, self.smoothing = r1, residual, smoothing
+        self.G, self.F = ResNet(channels, width, blocks), ResNet(channels, width, blocks)
         self.D_X, self.D_Y = strided(channels, width), strided(channels, width)
         self.drawn_x, self.drawn_y = (Pool(pool, channels, patch // shrink) for _ in "xy")
         if translator:
@@ -76,8 +80,9 @@ class CycleGAN(Model):
             self.mapped = self.exportable = (
                 "it translates images, which says nothing of how normal they are; `anomalib-gan translate` applies it"
             )
-        self.stride, self.smallest = STRIDE * shrink, 2 * STRIDE * shrink
-        around = reach(blocks) + 2 + (0 if translator else WINDOW + 3 * smoothing)
+        self.stride = self.G.stride * shrink
+        self.smallest = 2 * self.stride
+        around = self.G.reach + 2 + (0 if translator else WINDOW + 3 * smoothing)
         self.halo = self.stride * -int(-around * shrink // self.stride)
         if patch % self.stride:
             raise ValueError(f"a patch of {patch} px has no whole places: let {self.stride} divide it")
@@ -96,25 +101,26 @@ class CycleGAN(Model):
     def play(self, batches: Iterator[Any], progress: float) -> Iterator[Move]:
         G, F, D_X, D_Y, objective = self.G, self.F, self.D_X, self.D_Y, self.objective
         x, y = self.domains(batches)  # (N, C, patch / shrink, patch / shrink) each
-        fake_y, same_y = G(torch.cat((x, y))).chunk(2)  # in one batch, so that G's statistics are those of both
-        fake_x, same_x = F(torch.cat((y, x))).chunk(2)
+        # What G shall leave alone passes in one batch with what it shall change: its statistics are those of both.
+        fake_y, *same_y = G(torch.cat((x, y)) if self.identity else x).split(len(x))
+        fake_x, *same_x = F(torch.cat((y, x)) if self.identity else y).split(len(y))
         with judged(G, F):  # by the same statistics
             again_x, again_y = F(fake_y), G(fake_x)
-        yield (
-            "generators",
-            {
-                "adv_G": objective.generator(D_Y(fake_y)),
-                "adv_F": objective.generator(D_X(fake_x)),
-                "cycle_x": self.cycle * (again_x - x).abs().mean(),
-                "cycle_y": self.cycle * (again_y - y).abs().mean(),
-                "identity": self.identity * ((same_y - y).abs().mean() + (same_x - x).abs().mean()),
-            },
-        )
+        terms = {
+            "adv_G": objective.generator(D_Y(fake_y)),
+            "adv_F": objective.generator(D_X(fake_x)),
+            "cycle_x": self.cycle * (again_x - x).abs().mean(),
+            "cycle_y": self.cycle * (again_y - y).abs().mean(),
+        }
+        if self.identity:
+            terms["identity"] = self.identity * ((same_y[0] - y).abs().mean() + (same_x[0] - x).abs().mean())
+        yield "generators", terms
+
         fake_x, fake_y = self.drawn_x.exchange(fake_x), self.drawn_y.exchange(fake_y)
-        yield (
-            "critics",
-            {"adv_X": objective.critic(D_X(x), D_X(fake_x)), "adv_Y": objective.critic(D_Y(y), D_Y(fake_y))},
-        )
+        terms = {"adv_X": objective.critic(D_X(x), D_X(fake_x)), "adv_Y": objective.critic(D_Y(y), D_Y(fake_y))}
+        if self.r1:
+            terms["r1"] = self.r1 * (r1(D_X, x) + r1(D_Y, y))
+        yield "critics", terms
 
     def domains(self, batches: Iterator[Any]) -> tuple[Tensor, Tensor]:
         """x and y at the working scale, unpaired: a translator's are given, else x are spoilt here."""
@@ -136,10 +142,9 @@ class CycleGAN(Model):
     def parts(self, x: Tensor) -> dict[str, Tensor]:
         """Of (N, C, H, W): the image made normal, the codes in the middle of G, and the map."""
         s = shrink(x, self.shrink)
-        inward, outward = self.G
-        code = inward(s)  # (N, 4 width, h / 4, w / 4)
-        again = outward(code)
-        return {"reconstruction": enlarge(again, self.shrink), "code": code, "residual": self.changed(again, s)}
+        again = self.G(s)
+        changed = self.changed(again, s)
+        return {"reconstruction": enlarge(again, self.shrink), "code": self.G.code(s), "residual": changed}
 
     def reconstruct(self, x: Tensor) -> Tensor:
         return self.translate(x)
