@@ -31,7 +31,7 @@ class ResNet(nn.Module):
     """(N, channels, 4h, 4w) -> (N, channels, 4h, 4w) in [-1, 1], with h and w above 1, by `blocks` at stride 4.
 
     Perceptual Losses for Real-Time Style Transfer and Super-Resolution (Johnson et al., 2016). Unlike there the image
-    itself is joined to what the last layer sees: what stays as it is need not be drawn anew, which is learnt far sooner.
+    itself is joined to what the last layer sees: what stays need not be drawn anew, which is learnt far sooner.
     """
 
     stride = 4

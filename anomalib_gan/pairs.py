@@ -127,7 +127,7 @@ class PairCrops:
             ]
 
     def __call__(self, n: int) -> Pair:
-        found = [one(n) for one in self.drawn]
+        found: list[Any] = [one(n) for one in self.drawn]
         return Pair(*(found[0].chunk(2, 1) if self.paired else found))
 
     @property

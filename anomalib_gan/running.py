@@ -466,9 +466,7 @@ class Job:
         return [Labelled(x, y) for x, y in zip(looked, labels, strict=True)]
 
 
-def specified(
-    settings: Settings, images: Sequence[data.Normal], start: Start | None = None
-) -> tuple[Spec, dict[str, Any]]:
+def specified(settings: Settings, images: Sequence[data.Normal], start: Start | None) -> tuple[Spec, dict[str, Any]]:
     """The model's spec, and what of it was found from the images: now, or by the run that the training begins with."""
     if start is not None:
         spec = start.spec_for(settings.model, settings.params, settings.flips)

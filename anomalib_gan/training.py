@@ -160,7 +160,7 @@ class Trainer:
         while True:
             batch = self.batches(self.drawn)
             self.drawn += 1
-            yield laid_out(batch) if isinstance(batch, Tensor) else batch._make(map(laid_out, batch))
+            yield laid_out(batch) if isinstance(batch, Tensor) else type(batch)(*map(laid_out, batch))
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast("cuda", dtype=torch.bfloat16) if self.cuda else nullcontext()

@@ -53,9 +53,9 @@ class Translation(Job):
         cls, folder: Path, run: Path, settings: Settings, place: Place, say: Callable[[str], None]
     ) -> Translation:
         """As that of a `Job`. ValueError where the model is no translator, or the folders do not suit it."""
-        assert settings.to is not None  # else it is no translation
         began, started = time.monotonic(), now()
         settings = settings.threaded()
+        assert settings.to is not None  # else it is no translation
         if KEYWORD not in keywords(settings.model):
             able = " or ".join(name for name in models.MODELS if KEYWORD in keywords(name))
             raise ValueError(f"{settings.model} is no translator: choose --model {able}, or leave --to out")

@@ -182,7 +182,7 @@ def _translate(translator: Translator, path: Path, target: Path, opener: Opener,
 
 def png(levels: NDArray[np.uint8], origin: dict[str, Any]) -> bytes:
     """The bytes of a PNG that says, as JSON in a text chunk, what it was made from."""
-    whole = imagecodecs.png_encode(levels)
+    whole = bytes(imagecodecs.png_encode(levels))
     text = b"tEXt" + LABEL + json.dumps(origin).encode("ascii")
     return whole[:HEAD] + struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text)) + whole[HEAD:]
 

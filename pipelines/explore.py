@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="See what a trained generator can do, measured: a sub-command for each use.")
+app = typer.Typer(
+    no_args_is_help=True, help="See what a trained generator can do, measured: a sub-command for each use."
+)
 
 
 @app.callback()

@@ -38,19 +38,13 @@ RULES = [  # (who, may not import, except)
     ((f"{A}.runtime",), ("torch", "torchvision", A), (f"{A}.runtime", A)),
     ((f"{A}.records",), ("torch", "torchvision", f"{A}.models", f"{A}.training"), ()),
     (("dashboard",), ("torch", "torchvision", "pipelines", A), (f"{A}.runtime", f"{A}.records", A)),
-    ((f"{A}.models",), (f"{A}.training", f"{A}.data", f"{A}.export", "pipelines"), ()),
+    ((f"{A}.models",), (f"{A}.training", f"{A}.data", f"{A}.pairs", f"{A}.export", "pipelines"), ()),
     (
         tuple(
             f"{A}.{name}"
             for name in (
-                "objectives",
-                "penalties",
-                "likelihoods",
-                "nets",
-                "nets_resnet",
-                "replay",
-                "residuals",
-                "corruption",
+                *("objectives", "penalties", "likelihoods", "residuals", "corruption"),
+                *("nets", "nets_translation", "nets_resnet", "replay"),
             )
         ),
         (f"{A}.models",),
@@ -63,7 +57,10 @@ RULES = [  # (who, may not import, except)
     (
         tuple(
             f"pipelines.{name}"
-            for name in ("calibrate", "diagnose", "evaluate", "export", "score", "train", "types", "benchmark", "load")
+            for name in (
+                *("calibrate", "diagnose", "evaluate", "export", "score", "train", "translate", "types"),
+                *("benchmark", "load"),
+            )
         ),
         ("dashboard",),
         (),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from functools import cache
 
 import numpy as np
@@ -17,10 +18,11 @@ from anomalib_gan.models import MODELS, build
 from anomalib_gan.nets import shrink
 from anomalib_gan.runtime.bundle import check_graph
 from anomalib_gan.runtime.calibration import Calibration
-from anomalib_gan.runtime.image import ImageError
+from anomalib_gan.runtime.image import ImageError, open_image
 from anomalib_gan.runtime.inspector import Inspector
 from anomalib_gan.runtime.session import OnnxBackend
 from anomalib_gan.training import Trainer
+from anomalib_gan.translation import Translator
 
 AE = {"width": 8, "code": 4, "patch": 64, "batch": 3, "smoothing": 2.0}
 PATCHES = {"width": 8, "code": 6, "batch": 8, "smoothing": 2.0, "lr": 2e-3}
@@ -123,6 +125,8 @@ def trained(name, steps=3):
 
 NAMES = list(dict.fromkeys((*MODELS, *SMALL)))
 MAPPED = [name for name in NAMES if small(name).mapped is True]
+UNMAPPED = [name for name in NAMES if name not in MAPPED]
+TRANSLATORS = [name for name in UNMAPPED if small(name).pairs]
 
 
 @pytest.fixture(params=NAMES)
@@ -133,6 +137,16 @@ def name(request):
 @pytest.fixture(params=MAPPED)
 def mapped(request):
     """The name of a model that has a map."""
+    return request.param
+
+
+@pytest.fixture(params=UNMAPPED)
+def unmapped(request):
+    return request.param
+
+
+@pytest.fixture(params=TRANSLATORS)
+def translator(request):
     return request.param
 
 
@@ -268,6 +282,27 @@ def test_tiled_equals_whole(mapped, size):
     tiled = Inspector(backend, tile=tile)(image).map
     unit = float(np.quantile(whole, 0.999) - np.quantile(whole, 0.01))
     assert np.abs(tiled - whole).max() <= 1e-5 * unit
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(150, 333), (97, 640)])
+def test_a_translation_in_tiles_equals_that_of_the_whole(translator, size):
+    model = settled(translator)
+    image = ((stripes(*size)[0, 0].numpy() + 1) * 127.5).astype(np.uint8)
+    with open_image(image, info_bar=0) as picture:
+        whole, tiled = (
+            np.concatenate(list(Translator(model, device="cpu", tile=tile).bands(picture)))
+            for tile in (2048, 4 * model.stride)
+        )
+    assert whole.shape == (*size, model.channels) and np.ptp(whole) > 0
+    assert np.abs(tiled - whole).max() <= 1e-5
+
+
+def test_a_model_without_a_map_says_why(unmapped):
+    model = small(unmapped)
+    for ask in (lambda: model.anomaly_map(stripes(64, 64)), lambda: model_graph(model)):
+        with pytest.raises(ValueError, match=re.escape(str(model.mapped))):
+            ask()
 
 
 @torch.no_grad()

@@ -445,6 +445,8 @@ def test_grey_and_deep_images_become_what_the_model_takes():
     for image in (grey, deep):
         x = data.Crops([image], 16, 2, jitter=0, channels=3)(0)
         torch.testing.assert_close(x, torch.full((2, 3, 16, 16), -0.6))
+    both = data.Crops([grey, deep], 16, 20, jitter=0)(0)  # one folder may hold both kinds
+    torch.testing.assert_close(both, torch.full((20, 1, 16, 16), -0.6))
 
 
 @given(st.lists(st.tuples(st.integers(16, 60), st.integers(16, 900)), min_size=1, max_size=12), st.integers(0, 3))

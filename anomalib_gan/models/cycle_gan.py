@@ -38,11 +38,11 @@ class CycleGAN(Model):
     """G: x -> y and F: y -> x by `blocks` residual blocks, D_X and D_Y: an answer for every patch of 38 working pixels.
 
     `translator`: translates between two domains of which it is given images, and has no map; else x are normal images
-    that it spoils itself, y normal ones. `objective`: one of OBJECTIVES. `cycle`, `identity`: lambda and mu; mu = 0 where
-    all colours are to change. `r1`: weight of a penalty on the critics' slopes at real images (Mescheder et al., 2018),
-    not the paper's. `pool`: how many earlier translations each critic has kept for it. `shrink`: the working scale is
-    1/shrink of the image. `residual`: r, "ssim", "l1" or "l2"; `smoothing` of the map: sigma in working pixels.
-    `width`: of the layers.
+    that it spoils itself, y normal ones. `objective`: one of OBJECTIVES. `cycle`, `identity`: lambda and mu; mu is 0
+    where all colours are to change. `r1`: weight of a penalty on the critics' slopes at real images (Mescheder et al.,
+    2018), not the paper's. `pool`: how many earlier translations each critic has kept for it. `shrink`: the working
+    scale is 1/shrink of the image. `residual`: r, "ssim", "l1" or "l2"; `smoothing` of the map: sigma in working
+    pixels. `width`: of the layers.
     """
 
     about = About(

@@ -103,30 +103,36 @@ class Pix2Pix(Model):
 
     def restored(self, s: Tensor) -> Tensor:
         """Every pixel as G tells it from the image in which it is hidden; all (N, C, h, w)."""
+        if self.mapped is not True:
+            raise ValueError(f"there is no map: {self.mapped}")
         again = torch.zeros_like(s)
         for k in range(self.squares.PASSES):
             one = slice(k, k + 1)
             again = again + self.squares.only(self.G(self.squares.hidden(s, one)), one)
         return again
 
+    def missed(self, again: Tensor, s: Tensor) -> Tensor:
+        """The map at the size of the image, of s and what was restored of it."""
+        return enlarge(smooth(RESIDUALS[self.residual](again, s), self.smoothing), self.shrink)
+
     def anomaly_map(self, x: Tensor) -> Tensor:
-        return self.parts(x)["residual"]
+        s = shrink(x, self.shrink)
+        return self.missed(self.restored(s), s)
 
     def parts(self, x: Tensor) -> dict[str, Tensor]:
-        """Of (N, C, H, W): what G restored of it, G's features at stride 8, and the map: the residual, smoothed."""
-        if self.mapped is not True:
-            raise ValueError(f"there is no map: {self.mapped}")
+        """Of (N, C, H, W): what was restored of it, G's features of it at stride 8, and the map."""
         s = shrink(x, self.shrink)
         again = self.restored(s)
-        residual = smooth(RESIDUALS[self.residual](again, s), self.smoothing)
-        return {
-            "reconstruction": enlarge(again, self.shrink),
-            "code": self.G.code(s)[-1],
-            "residual": enlarge(residual, self.shrink),
-        }
+        code = self.G.code(s)[-1]  # (N, 3 width, h / 8, w / 8)
+        return {"reconstruction": enlarge(again, self.shrink), "code": code, "residual": self.missed(again, s)}
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        return self.parts(x)["reconstruction"]
+        return enlarge(self.restored(shrink(x, self.shrink)), self.shrink)
+
+    def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """D's, of images and of what G makes of them, each beside the same image with squares hidden."""
+        hidden, y = self.pair(x)
+        return self.answer(hidden, y), self.answer(hidden, self.G(hidden))
 
     def translate(self, x: Tensor) -> Tensor:
         """What G makes of x; both (N, C, H, W) in [-1, 1]."""
