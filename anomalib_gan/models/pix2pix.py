@@ -35,7 +35,8 @@ class Pix2Pix(Model):
 
     `translator`: translates from pairs, and has no map; else it restores squares of `hidden` working pixels, and their
     residual is the map. `objective`: one of OBJECTIVES. `l1`: lambda. `shrink`: the working scale is 1/shrink of the
-    image. `residual`: r, "ssim", "l1" or "l2"; `smoothing` of the map: sigma in working pixels. `width`: of the layers.
+    image. `residual`: r, "ssim", "l1" or "l2": what cannot be foretold of a texture is large by the latter wherever its
+    contrast is. `smoothing` of the map: sigma in working pixels. `width`: of the layers.
     """
 
     about = About("restores what is hidden of an image; or translates images, from pairs", "Isola et al., 2017", "none")
