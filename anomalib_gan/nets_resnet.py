@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from anomalib_gan.nets import block, finer
 
 
-def reflected(a: int, b: int, side: int, bias: bool = False) -> nn.Conv2d:
+def reflected(a: int, b: int, side: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
     """A convolution that mirrors the image at its edges, where zeros would be drawn as a dark frame."""
-    return nn.Conv2d(a, b, side, padding=side // 2, padding_mode="reflect", bias=bias)
+    return nn.Conv2d(a, b, side, stride=stride, padding=side // 2, padding_mode="reflect", bias=bias)
 
 
 class Repaint(nn.Module):
@@ -41,8 +41,8 @@ class ResNet(nn.Module):
         self.reach = 12 + 2 * self.stride * blocks  # pixels; none that is farther away has a say
         self.inward = nn.Sequential(
             block(reflected(channels, width, 7), width),
-            block(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False), 2 * width),
-            block(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1, bias=False), 4 * width),
+            block(reflected(width, 2 * width, 3, stride=2), 2 * width),
+            block(reflected(2 * width, 4 * width, 3, stride=2), 4 * width),
             *(Repaint(4 * width) for _ in range(blocks)),
         )
         self.outward = nn.Sequential(finer(4 * width, 2 * width), finer(2 * width, width))

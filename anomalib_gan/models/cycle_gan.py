@@ -2,7 +2,7 @@
 
     min over G and F, max over D_X and D_Y of   L_GAN(G, D_Y) + L_GAN(F, D_X) + lambda L_cyc + mu L_id
     L_cyc = E ||F(G(x)) - x||_1 + E ||G(F(y)) - y||_1,   L_id = E ||G(y) - y||_1 + E ||F(x) - x||_1
-    map = r(G(x), x), by default |G(x) - x|
+    map = |G(x) - x|, by default in structure, for a defect may have the grey levels of the material
 
 for G: X -> Y, F: Y -> X, and L_GAN by least squares; the critics also learn from a pool of earlier translations.
 Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks (Zhu et al., 2017). As a detector X are
@@ -64,9 +64,9 @@ class CycleGAN(Model):
         identity: float = 5.0,
         r1: float = 1.0,
         pool: int = 50,
-        residual: Literal["ssim", "l1", "l2"] = "l1",
+        residual: Literal["ssim", "l1", "l2"] = "ssim",
         smoothing: float = 4.0,
-        lr: float = 1e-3,
+        lr: float = 2e-3,
     ) -> None:
         super().__init__()
         self.channels, self.translator, self.patch, self.batch, self.shrink = channels, translator, patch, batch, shrink
