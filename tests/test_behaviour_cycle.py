@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from test_train_cli import interrupted
+from test_training import same, texture, write
 
+from anomalib_gan import checkpoint
 from anomalib_gan.corruption import smooth_noise
 from anomalib_gan.model import Pair
 from anomalib_gan.models import build
 from anomalib_gan.replay import Pool
+from anomalib_gan.runtime.image import open_image
 from anomalib_gan.training import Trainer
+from anomalib_gan.translation import Translator
+from pipelines.train import train
 
 SIDE = 32
 # What is to change its colours must not be asked to keep them, as the identity loss does.
@@ -140,3 +147,29 @@ def test_what_lies_beyond_the_reach_of_a_generator_cannot_come_over_so_nothing_i
     before, after = (model.translate(one, back=back)[..., 0, :] for one in (x, y))
     changed = (before != after).nonzero()[:, -1]
     assert x.shape[-1] - 1 - reach <= int(changed.min()) < x.shape[-1] - 1
+
+
+def test_folders_without_partners_make_a_translator_and_a_killed_training_keeps_its_pools(tmp_path, monkeypatch):
+    for i, size in enumerate(((40, 72), (48, 56))):
+        write(tmp_path / f"in/{i}.png", texture(i, *size))
+    for name in "abc":
+        write(tmp_path / f"out/{name}.png", 255 - texture(ord(name), 40, 40))
+    params = {"width": 4, "blocks": 1, "patch": 16, "batch": 2, "pool": 3}
+    given = {"to": tmp_path / "out", "model": "cycle_gan", "params": params, "steps": 5, "device": "cpu"}
+    whole = train(tmp_path / "in", out=tmp_path / "whole", **given)
+    with monkeypatch.context() as patch:
+        interrupted(patch, at=4)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "in", out=tmp_path / "killed", checkpoint_every=0, **given)
+    kept = checkpoint.load(tmp_path / "killed")["model"]
+    assert kept["drawn_x.held"] == kept["drawn_y.held"] == 3 and kept["drawn_y.images"].flatten(1).any(1).all()
+    killed = train(tmp_path / "in", out=tmp_path / "killed", resume=True)
+    a, b = checkpoint.load(whole), checkpoint.load(killed)
+    assert all(same(a[key], b[key]) for key in ("step", "model", "ema", "optimisers", "settled"))
+
+    translator = Translator.load(whole, device="cpu", tile=16)
+    with open_image(tmp_path / "in/0.png", info_bar=0) as picture:
+        levels = translator(picture)
+    x = torch.from_numpy(texture(0, 40, 72) / 127.5 - 1)[None, None].float()
+    expected = (translator.model.translate(x)[0, 0] + 1) * 127.5
+    assert levels.shape == (40, 72) and np.abs(levels - expected.numpy()).max() <= 0.501
