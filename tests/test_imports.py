@@ -44,7 +44,7 @@ RULES = [  # (who, may not import, except)
             f"{A}.{name}"
             for name in (
                 *("objectives", "penalties", "likelihoods", "residuals", "corruption"),
-                *("nets", "nets_translation"),
+                *("nets", "nets_translation", "nets_resnet", "replay"),
             )
         ),
         (f"{A}.models",),

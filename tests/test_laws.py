@@ -29,6 +29,7 @@ PATCHES = {"width": 8, "code": 6, "batch": 8, "smoothing": 2.0, "lr": 2e-3}
 VAE = {**AE, "variance": 0.05, "samples": 3}
 # A critic that is flat at real images keeps a small game from losing phases of the stripes.
 GAN = {"width": 16, "code": 8, "patch": 32, "batch": 8, "smoothing": 2.0, "steps": 25, "r1": 1.0}
+CYCLE = {"width": 8, "blocks": 1, "patch": 64, "batch": 2, "shrink": 2, "pool": 3, "smoothing": 2.0, "lr": 2e-3}
 DICTIONARY = {"side": 8, "atoms": 24, "samples": 1000, "iterations": 20}
 # Small settings by model; after a space, those that make another model of it, to which the laws apply as well.
 SMALL = {
@@ -60,6 +61,8 @@ SMALL = {
     "bigan prior": {**PATCHES, "score": "prior", "objective": "minimax", "regulariser": "total_correlation"},
     "ganomaly": AE,
     "ganomaly l1": {**AE, "residual": "l1", "alpha": 0.9},
+    "cycle_gan": CYCLE,
+    "cycle_gan translator": {**CYCLE, "translator": True},
     "pix2pix": {"width": 8, "patch": 64, "batch": 3, "shrink": 2, "smoothing": 2.0},
     "pix2pix l1": {"width": 8, "patch": 64, "batch": 3, "residual": "l1", "hidden": 4, "objective": "hinge"},
     "pix2pix translator": {"width": 8, "patch": 64, "batch": 3, "translator": True},

@@ -10,6 +10,7 @@ from anomalib_gan.models.ae import AE
 from anomalib_gan.models.beta_tc_vae import BetaTCVAE
 from anomalib_gan.models.bigan import BiGAN
 from anomalib_gan.models.cgan import CGAN
+from anomalib_gan.models.cycle_gan import CycleGAN
 from anomalib_gan.models.dcgan import DCGAN
 from anomalib_gan.models.denoising_ae import DenoisingAE
 from anomalib_gan.models.ebgan import EBGAN
@@ -49,6 +50,7 @@ MODELS: dict[str, type[Model]] = {
     "vae_gan": VAEGAN,
     "bigan": BiGAN,
     "ganomaly": GANomaly,
+    "cycle_gan": CycleGAN,
     "pix2pix": Pix2Pix,
     "mask_gan": MaskGAN,
 }
