@@ -11,6 +11,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -47,6 +48,17 @@ def usable(device: str) -> str:
             f"device {device!r} cannot be used ({reason}): choose another, such as --device cpu"
         ) from error
     return name
+
+
+@contextmanager
+def within_memory(device: str, height: int, width: int) -> Iterator[None]:
+    """What the device has no memory for, at this size of window, becomes a MemoryError with the mend."""
+    try:
+        yield
+    except RuntimeError as error:  # on the processor a failed allocation has no type of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise MemoryError(f"{device} cannot hold a window of {height}x{width} px: lower --tile") from error
 
 
 class FullMap(nn.Module):
@@ -99,13 +111,8 @@ class TorchBackend:
 
         MemoryError: the device's memory does not hold a tile of this size.
         """
-        try:
+        with within_memory(self.device, *image.shape[2:]):
             return self.graph(torch.from_numpy(image).to(self.device), white).float().cpu().numpy()
-        except RuntimeError as error:  # on the processor a failed allocation has no type of its own
-            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
-                raise
-            height, width = image.shape[2:]
-            raise MemoryError(f"{self.device} cannot hold a window of {height}x{width} px: lower --tile") from error
 
 
 # --- graphs --------------------------------------------------------------------------------------------------------

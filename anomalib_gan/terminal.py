@@ -114,13 +114,15 @@ def told_in(file: str | os.PathLike[str] | None) -> Iterator[Callable[[str, Roun
 
 
 @contextmanager
-def scoring(total: int) -> Iterator[Callable[[str], None]]:
-    """Shows verdicts of `total` images: a bar in a terminal, else a line every EVERY seconds, on standard error."""
+def scoring(total: int, what: str = "scoring") -> Iterator[Callable[[str], None]]:
+    """Shows what becomes of `total` images, such as verdicts: a bar in a terminal, else a line every EVERY seconds, on
+    standard error.
+    """
     counts: Counter[str] = Counter()
     begun = last = time.monotonic()
     console = Console(stderr=True, highlight=False)
     bar = Progress(
-        TextColumn("scoring"),
+        TextColumn(what),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[told]}"),
