@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anomalib_gan.export import scaled, within_memory
+from anomalib_gan.export import memory_told, scaled
 from anomalib_gan.runtime.files import sha256_file, write_bytes
 from anomalib_gan.runtime.image import ImageError, find_images
 from anomalib_gan.runtime.inspector import SCALE_TOLERANCE, Opener
@@ -30,7 +30,7 @@ from anomalib_gan.runtime.tiling import Grid
 
 TILE = 512  # px, of what a network is given
 SIGNATURE, HEADER = 8, 33  # bytes of a PNG up to its first chunk, and up to its second
-KEYWORD = b"Comment\0"  # of the text in which a PNG tells what it was made of
+KEYWORD = b"anomalib_gan\0"  # of the text in which a PNG tells what it was made of
 LOOKED_AT = 2**16  # bytes of a file in which that is looked for
 MADE, KEPT, INVALID = "made", "kept", "invalid"
 
@@ -88,7 +88,7 @@ class Operator:
             below, beside = window.bottom - window.top - len(seen), window.right - window.left - seen.shape[1]
             padded = np.pad(seen, ((0, below), (0, beside), (0, 0)), mode="edge")
             x = torch.from_numpy(np.ascontiguousarray(np.moveaxis(padded, -1, 0)[None], np.float32))
-            with within_memory(self.device, *x.shape[2:]):
+            with memory_told(self.device, *x.shape[2:]):
                 y = self.net(scaled(x.to(self.device).expand(-1, self.channels, -1, -1), white))[0].float().cpu()
             if not y.isfinite().all():
                 raise ImageError(f"{name}: what the model makes of it is not finite: train it again")
@@ -125,9 +125,10 @@ def apply(
 ) -> Outcome:
     """Makes a PNG in `out` of every image of `folder`, under the same relative name.
 
-    What is there already, made by the same operator of the same bytes, is kept; so a job that was killed goes on.
-    An image that cannot be read, or not be held in memory, does not stop it. ValueError: there is no image, or `out` is
-    the folder itself. OSError: a result cannot be written.
+    What is there already, made by the same operator of the same bytes, is kept; so a job that was killed goes on. A file
+    that says nothing of the kind is left alone, and its image counts as invalid, as does one that cannot be read or not
+    be held in memory; the others are made. ValueError: there is no image, or `out` is the folder itself. OSError: a
+    result cannot be written.
     """
     folder, out = Path(folder).resolve(), Path(out).resolve()
     outcome = Outcome()
@@ -170,8 +171,11 @@ def targets(folder: Path, out: Path) -> dict[Path, Path]:
 
 def _make(operator: Operator, path: Path, place: Path, name: str, opener: Opener, outcome: Outcome) -> str:
     mark = dict(operator.mark)
+    known = mark_of(place) if place.is_file() else None
+    if known is None and os.path.lexists(place):
+        raise ImageError(f"{path}: {place} is there and no result: choose another --out, or take it away")
     try:
-        if place.is_file() and mark_of(place) == {**mark, "source": sha256_file(path)}:
+        if known == {**mark, "source": sha256_file(path)}:
             return KEPT
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error}): check its rights") from error
@@ -217,7 +221,7 @@ def mark_of(path: str | os.PathLike[str]) -> Any:
         if kind == b"tEXt" and data.startswith(KEYWORD):
             try:
                 return json.loads(data[len(KEYWORD) :])
-            except ValueError:  # somebody else's comment
+            except ValueError:
                 return None
     return None
 

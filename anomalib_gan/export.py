@@ -50,17 +50,6 @@ def usable(device: str) -> str:
     return name
 
 
-@contextmanager
-def within_memory(device: str, height: int, width: int) -> Iterator[None]:
-    """What the device has no memory for, at this size of window, becomes a MemoryError with the mend."""
-    try:
-        yield
-    except RuntimeError as error:  # on the processor a failed allocation has no type of its own
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
-            raise
-        raise MemoryError(f"{device} cannot hold a window of {height}x{width} px: lower --tile") from error
-
-
 class FullMap(nn.Module):
     """Raw grey levels (N, C, H, W) and `white`, the level of full brightness -> finished map (N, 1, H, W)."""
 
@@ -111,8 +100,19 @@ class TorchBackend:
 
         MemoryError: the device's memory does not hold a tile of this size.
         """
-        with within_memory(self.device, *image.shape[2:]):
+        with memory_told(self.device, *image.shape[2:]):
             return self.graph(torch.from_numpy(image).to(self.device), white).float().cpu().numpy()
+
+
+@contextmanager
+def memory_told(device: str, height: int, width: int) -> Iterator[None]:
+    """A window of so many pixels that the device's memory does not hold becomes a MemoryError with the mend."""
+    try:
+        yield
+    except RuntimeError as error:  # on the processor a failed allocation has no type of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise MemoryError(f"{device} cannot hold a window of {height}x{width} px: lower --tile") from error
 
 
 # --- graphs --------------------------------------------------------------------------------------------------------

@@ -84,6 +84,9 @@ class Model(nn.Module):
     Optional, for translation: `pairs`, "paired" or "unpaired" where what it plays with is `Pair`, else ""; and
     `translate(x)`, images (N, C, H, W) of the second domain from those of the first, both in [-1, 1].
 
+    Optional, for enlarging: `factor`, `upscale(x)`, images (N, C, factor H, factor W) from (N, C, H, W), both in
+    [-1, 1], and `reach`, px of x from a place to what it can change there.
+
     Optional, for `diagnose`: `sample(n, height, width)`, generated images; `reconstruct(x)`, both in [-1, 1];
     `posterior(s)`, the distribution q(z|s) of an image at the working scale, 1 / `shrink`, over (N, `code`, h, w);
     `answers(x)`, what a critic answers in the game, raw, on (N, C, H, W) and on as many generated images, and
@@ -109,6 +112,13 @@ class Model(nn.Module):
         Without `flips` it matters which way up the material lies, and training does not flip it.
         """
         return {}
+
+    def prepare(self) -> list[str]:
+        """As a training begins: looks for what it needs beside the images, and gives what the user should be told.
+
+        ValueError: something is missing or wrong.
+        """
+        return []
 
     def players(self) -> dict[str, Player]:
         """Every parameter belongs to exactly one player; a closed-form model has none."""

@@ -179,6 +179,7 @@ class Job:
         net = models.build(spec.name, **spec.params).to(place.device)
         if start is not None:
             net.load_state_dict(start.weights)
+        warnings += net.prepare()
         if channels > net.channels:
             raise ValueError(f"{images[0].path} is a colour image, {spec.name} has {net.channels} channel: convert it")
         before = start.before if start else data.NOTHING

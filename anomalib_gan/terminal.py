@@ -115,9 +115,7 @@ def told_in(file: str | os.PathLike[str] | None) -> Iterator[Callable[[str, Roun
 
 @contextmanager
 def scoring(total: int, what: str = "scoring") -> Iterator[Callable[[str], None]]:
-    """Shows what becomes of `total` images, such as verdicts: a bar in a terminal, else a line every EVERY seconds, on
-    standard error.
-    """
+    """Shows verdicts of `total` images: a bar in a terminal, else a line every EVERY seconds, on standard error."""
     counts: Counter[str] = Counter()
     begun = last = time.monotonic()
     console = Console(stderr=True, highlight=False)

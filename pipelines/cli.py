@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": "Measure a run on a labelled dataset in MVTec layout.",
     "diagnose": "Tell what a run is beyond its maps: its codes, its critic, what it draws.",
     "explore": "See what a trained generator can do: samples, directions, restoration, features.",
+    "upscale": "Enlarge images by a model that has learnt to restore what smaller ones lack.",
     "records": "Export, prune and back up the results database; compare and activate models.",
     "export": "Write a trained model as a bundle that runs without torch.",
     "types": "Teach a bundle to name kinds of defects, from reviews.",

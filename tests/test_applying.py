@@ -141,9 +141,20 @@ def test_what_is_there_is_kept_unless_image_or_operator_changed(folder, tmp_path
     assert again.counts == {KEPT: 4, INVALID: 2} and not list(out.glob(".tmp*"))
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png")} == times
     (folder / "a.png").write_bytes(cv2.imencode(".png", picture(20, 30, seed=1))[1].tobytes())
-    (out / "sub/c.png").write_bytes(b"somebody else's")
-    assert apply(twice(), folder, out, opener=OPENER).counts == {MADE: 2, KEPT: 2, INVALID: 2}
+    assert apply(twice(), folder, out, opener=OPENER).counts == {MADE: 1, KEPT: 3, INVALID: 2}
     assert apply(twice(mark={"model": "b"}), folder, out, opener=OPENER).counts == {MADE: 4, INVALID: 2}
+
+
+def test_a_file_that_is_no_result_is_left_alone(folder, tmp_path):
+    out = tmp_path / "out"
+    (out / "sub").mkdir(parents=True)
+    (out / "a.png").write_bytes((folder / "a.png").read_bytes())
+    (out / "sub/b.png").mkdir()
+    outcome = apply(twice(), folder, out, opener=OPENER)
+    assert outcome.counts == {MADE: 2, INVALID: 4}
+    for name in ("a.png", "sub/b.png"):
+        assert f"{name} is there and no result: choose another --out" in outcome.invalid[name]
+    assert (out / "a.png").read_bytes() == (folder / "a.png").read_bytes()
 
 
 def test_a_job_that_was_stopped_goes_on(folder, tmp_path):

@@ -51,7 +51,10 @@ RULES = [  # (who, may not import, except)
     (
         tuple(
             f"pipelines.{name}"
-            for name in ("calibrate", "diagnose", "evaluate", "export", "score", "train", "types", "benchmark", "load")
+            for name in (
+                *("calibrate", "diagnose", "evaluate", "export", "score", "train", "types", "upscale"),
+                *("benchmark", "load"),
+            )
         ),
         ("dashboard",),
         (),

@@ -26,6 +26,7 @@ from anomalib_gan.models.pro_gan import ProGAN
 from anomalib_gan.models.sn_gan import SNGAN
 from anomalib_gan.models.sparse_ae import SparseAE
 from anomalib_gan.models.sparse_coding import SparseCoding
+from anomalib_gan.models.srgan import SRGAN
 from anomalib_gan.models.vae import VAE
 from anomalib_gan.models.vae_gan import VAEGAN
 from anomalib_gan.models.wgan import WGAN
@@ -47,6 +48,7 @@ MODELS: dict[str, type[Model]] = {
     "vae_gan": VAEGAN,
     "bigan": BiGAN,
     "ganomaly": GANomaly,
+    "srgan": SRGAN,
 }
 
 
