@@ -125,10 +125,10 @@ def apply(
 ) -> Outcome:
     """Makes a PNG in `out` of every image of `folder`, under the same relative name.
 
-    What is there already, made by the same operator of the same bytes, is kept; so a job that was killed goes on. A file
-    that says nothing of the kind is left alone, and its image counts as invalid, as does one that cannot be read or not
-    be held in memory; the others are made. ValueError: there is no image, or `out` is the folder itself. OSError: a
-    result cannot be written.
+    What is there already, made by the same operator of the same bytes, is kept; so a job that was killed goes on. A
+    file that says nothing of the kind is left alone, and its image counts as invalid, as does one that cannot be read
+    or not be held in memory; the others are made. ValueError: there is no image, or `out` is the folder itself.
+    OSError: a result cannot be written.
     """
     folder, out = Path(folder).resolve(), Path(out).resolve()
     outcome = Outcome()

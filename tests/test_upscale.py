@@ -109,6 +109,15 @@ def test_the_command_enlarges_a_folder_and_goes_on(root, cli, tmp_path):
     assert code == 1 and "1 made" in said  # another run is another image
 
 
+def test_ctrl_c_says_how_to_go_on(root, cli, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.upscale.apply", stopped)
+    code, _, errors = cli("upscale", root / "two", root / "normal", "--out", tmp_path / "out")
+    assert code == 130 and "the same command goes on" in errors
+
+
 def test_the_command_compares_runs_with_interpolation(root, cli, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- upscale -->\n<!-- /upscale -->\nafter\n")

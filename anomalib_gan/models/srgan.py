@@ -48,7 +48,7 @@ class SRGAN(Model):
         factor: int = 2,
         width: int = 32,
         blocks: int = 4,
-        patch: int = 96,
+        patch: int = 64,
         batch: int = 8,
         pixel: float = 1.0,
         content: float = 0.01,
