@@ -63,6 +63,9 @@ class Perceptual(nn.Module):
     it). Grey goes into all three colours.
     """
 
+    mean: Tensor
+    spread: Tensor
+
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net

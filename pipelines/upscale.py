@@ -95,7 +95,9 @@ def prepared(
         torch.set_num_threads(threads)
     bits, white = levels(read_card(run), bits, white, tell=terminal.note)
     seen = {"info_bar": info_bar, "bits": bits, "white": white}
-    return upscaler(run, device=device, tile=tile, mark=seen), partial(open_image, **seen)
+    return upscaler(run, device=device, tile=tile, mark=seen), partial(
+        open_image, info_bar=info_bar, bits=bits, white=white
+    )
 
 
 def command(

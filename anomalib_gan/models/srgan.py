@@ -139,15 +139,7 @@ class SRGAN(Model):
         return bicubic(s, self.factor) + self.G(s)
 
     def anomaly_map(self, x: Tensor) -> Tensor:
-        return self.parts(x)["residual"]
-
-    def parts(self, x: Tensor) -> dict[str, Tensor]:
-        """What is drawn of (N, C, H, W) made smaller, and the map: the residual, smoothed."""
-        again = self.reconstruct(x)
-        return {
-            "reconstruction": again,
-            "residual": smooth(RESIDUALS[self.residual](again, x), self.smoothing),
-        }
+        return smooth(RESIDUALS[self.residual](self.reconstruct(x), x), self.smoothing)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         return self.upscale(shrink(x, self.factor))
