@@ -104,6 +104,9 @@ class Model(nn.Module):
     Optional, for `paint`: `paint(x, mask, z)`, images with a defect where the mask (N, 1, H, W) is 1, by codes z, which
     `prior(N)` draws; `shrink`, 1 over the scale that it works at.
 
+    Optional, for enlarging: `factor`, `upscale(x)`, images (N, C, factor H, factor W) from (N, C, H, W), both in
+    [-1, 1], and `reach`, px of x from a place to what it can change there.
+
     Optional, for `diagnose`: `sample(n, height, width)`, generated images; `reconstruct(x)`, both in [-1, 1];
     `posterior(s)`, the distribution q(z|s) of an image at the working scale, 1 / `shrink`, over (N, `code`, h, w);
     `answers(x)`, what a critic answers in the game, raw, on (N, C, H, W) and on as many generated images, and
@@ -131,6 +134,13 @@ class Model(nn.Module):
         Without `flips` it matters which way up the material lies, and training does not flip it.
         """
         return {}
+
+    def prepare(self) -> list[str]:
+        """As a training begins: looks for what it needs beside the images, and gives what the user should be told.
+
+        ValueError: something is missing or wrong.
+        """
+        return []
 
     def players(self) -> dict[str, Player]:
         """Every parameter belongs to exactly one player; a closed-form model has none."""

@@ -194,6 +194,7 @@ class Job:
             raise ValueError(f"{spec.name} is to translate: give the folder of what its images are to become, by --to")
         if start is not None:
             net.load_state_dict(start.weights)
+        warnings += net.prepare()
         if channels > net.channels:
             raise ValueError(f"{images[0].path} is a colour image, {spec.name} has {net.channels} channel: convert it")
         before = start.before if start else data.NOTHING

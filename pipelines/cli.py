@@ -33,6 +33,7 @@ COMMANDS = {
     "diagnose": "Tell what a run is beyond its maps: its codes, its critic, what it draws.",
     "explore": "See what a trained generator can do: samples, directions, restoration, features.",
     "translate": "Apply a trained translator to a folder of images.",
+    "upscale": "Enlarge images by a model that has learnt to restore what smaller ones lack.",
     "records": "Export, prune and back up the results database; compare and activate models.",
     "export": "Write a trained model as a bundle that runs without torch.",
     "types": "Teach a bundle to name kinds of defects, from reviews.",

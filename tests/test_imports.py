@@ -58,7 +58,18 @@ RULES = [  # (who, may not import, except)
         tuple(
             f"pipelines.{name}"
             for name in (
-                *("calibrate", "diagnose", "evaluate", "export", "paint", "score", "train", "translate", "types"),
+                *(
+                    "calibrate",
+                    "diagnose",
+                    "evaluate",
+                    "export",
+                    "paint",
+                    "score",
+                    "train",
+                    "translate",
+                    "types",
+                    "upscale",
+                ),
                 *("benchmark", "load"),
             )
         ),

@@ -30,6 +30,7 @@ VAE = {**AE, "variance": 0.05, "samples": 3}
 # A critic that is flat at real images keeps a small game from losing phases of the stripes.
 GAN = {"width": 16, "code": 8, "patch": 32, "batch": 8, "smoothing": 2.0, "steps": 25, "r1": 1.0}
 CYCLE = {"width": 8, "blocks": 1, "patch": 64, "batch": 2, "shrink": 2, "pool": 3, "smoothing": 2.0, "lr": 2e-3}
+UPSCALING = {"width": 8, "blocks": 1, "patch": 32, "batch": 4, "smoothing": 2.0, "vgg": ""}
 DICTIONARY = {"side": 8, "atoms": 24, "samples": 1000, "iterations": 20}
 # Small settings by model; after a space, those that make another model of it, to which the laws apply as well.
 SMALL = {
@@ -81,6 +82,9 @@ SMALL = {
     "ac_gan classes": {**GAN, "classes": ["one", "two"]},
     "ac_gan k_plus_one": {**GAN, "classes": ["one", "two"], "critic": "k_plus_one"},
     "mask_gan": {"width": 8, "code": 4, "patch": 32, "batch": 4, "shrink": 1},
+    "srgan": UPSCALING,
+    "srgan resnet": {**UPSCALING, "adversarial": 0.0},
+    "srgan four": {**UPSCALING, "factor": 4, "residual": "l1"},
 }
 
 

@@ -29,6 +29,7 @@ from anomalib_gan.models.pro_gan import ProGAN
 from anomalib_gan.models.sn_gan import SNGAN
 from anomalib_gan.models.sparse_ae import SparseAE
 from anomalib_gan.models.sparse_coding import SparseCoding
+from anomalib_gan.models.srgan import SRGAN
 from anomalib_gan.models.vae import VAE
 from anomalib_gan.models.vae_gan import VAEGAN
 from anomalib_gan.models.wgan import WGAN
@@ -53,6 +54,7 @@ MODELS: dict[str, type[Model]] = {
     "cycle_gan": CycleGAN,
     "pix2pix": Pix2Pix,
     "mask_gan": MaskGAN,
+    "srgan": SRGAN,
 }
 
 
