@@ -25,7 +25,7 @@ from pipelines.exploring import How, Place, exploring, written
 MOVED = 32  # codes that go along a direction
 FREE = 6  # random directions where nothing is controlled
 SHOWN = 6  # channels, and samples, on a sheet
-LEGEND = "Below each picture: thickness of the fibres in px, share of the image that they cover, brightness.\n"
+LEGEND = "Below each picture: thickness of the fibres in px, share of it that they cover, orientation, brightness.\n"
 
 
 def summary(values: Values) -> dict[str, dict[str, float]]:
@@ -39,7 +39,8 @@ def summary(values: Values) -> dict[str, dict[str, float]]:
 def words(values: NDArray[np.float64]) -> str:
     """What is measured on one picture (properties,), in short."""
     found = dict(zip(PROPERTIES, values, strict=True))
-    return f"{found['thickness']:.1f}px {100 * found['density']:.0f}% {100 * found['brightness']:.0f}%"
+    told = [f"{found['thickness']:.1f}", f"{found['density']:.0%}", f"{found['orientation']:+.1f}"]
+    return " ".join((*told, f"{found['brightness']:.0%}"))
 
 
 # --- samples and ways -------------------------------------------------------------------------------------------------
@@ -278,7 +279,7 @@ def directions(
             "orthogonal": explore.orthogonalised(found),
             "free": explore.free(torch.cat((found, still)), FREE),
         }
-        z = pool.z[:MOVED]
+        z = canvas.draw(MOVED, COMMON)  # others than the directions were found with
         moved = {
             kind: explore.entanglement(canvas, z, some, table, pool.spread) for kind, some in sets.items() if len(some)
         }
@@ -297,13 +298,18 @@ def directions(
             },
             "moved": {kind: plain(one) for kind, one in moved.items()},
         }
-        return written(how, "directions", opened, rows, result, page(names, told, pool, found, moved))
+        return written(how, "directions", opened, rows, result, page(names, told, pool, found, moved, len(still)))
 
 
 def page(
-    names: Sequence[str], told: Sequence[float], pool: Pool, found: Tensor, moved: Mapping[str, Entanglement]
+    names: Sequence[str],
+    told: Sequence[float],
+    pool: Pool,
+    found: Tensor,
+    moved: Mapping[str, Entanglement],
+    still: int,
 ) -> str:
-    """The tables of `directions`."""
+    """The tables of `directions`; `still`: numbers of the code that no sample varies."""
     kinds = ("difference", "regression", "orthogonal")
     leaks = {kind: moved[kind].leak() for kind in kinds}
     entangled: list[list[object]] = [
@@ -319,7 +325,7 @@ def page(
         for i, (name, unit) in enumerate(PROPERTIES.items())
     ] + [[name, "label", "", "", share] for name, share in zip(names, told, strict=True)][len(PROPERTIES) :]
     cosines = (found @ found.T).tolist()
-    code, free = found.shape[1], max(0, found.shape[1] - len(found))
+    code = found.shape[1] - still
     controlled = [
         [kind, float(one.change.mean()), float(np.sqrt(np.square(one.slope).mean()))]
         for kind, one in moved.items()
@@ -337,8 +343,7 @@ def page(
         + markdown(
             ["", *names], [[name, *(f"{c:+.2f}" for c in row)] for name, row in zip(names, cosines, strict=True)]
         )
-        + f"\nz has {code} numbers, {len(found)} directions control as many, {free} are left free. A step of 1, on "
-        "average over the directions of a kind: change of the image, and root mean square change of the properties.\n\n"
-        + markdown(["moved along", "image", "properties"], controlled)
-        + f"\n{LEGEND}"
+        + f"\nz has {code} numbers, {len(found)} directions control as many, {max(0, code - len(found))} are left "
+        "free. A step of 1, on average over the directions of a kind: change of the image, and root mean square change "
+        "of the properties.\n\n" + markdown(["moved along", "image", "properties"], controlled) + f"\n{LEGEND}"
     )
