@@ -72,31 +72,33 @@ class Opened:
 
     def image(self, path: Path, side: tuple[int, int]) -> Tensor:
         """The middle of an image, (1, C, H, W) in [-1, 1], at most `side` high and wide: multiples of the stride."""
-        return next(self.crops(path, side, most=1))
+        return next(self.crops(path, side, single=True))
 
     def crops(
-        self, path: Path, side: tuple[int, int], most: int | None = None, exact: bool = False
+        self, path: Path, side: tuple[int, int], *, single: bool = False, exact: bool = False
     ) -> Iterator[Tensor]:
-        """As many pieces of that size as fit side by side in the middle of an image; ValueError where none does.
+        """As many pieces of that size as fit side by side in the middle of an image, or the one in its middle;
+        ValueError where none fits.
 
         They are of the largest multiples of the stride within it, as the model wants them, or `exact`.
         """
-        stride = 1 if exact else self.model.stride
-        least = 1 if exact else max(self.model.smallest, stride)
+        stride = self.model.stride
+        least = max(self.model.smallest, stride)
         with self.open(path) as picture:
+            height, width = picture.content, picture.width
             tall, wide = (
-                max(least, min(want, have) // stride * stride)
-                for want, have in zip(side, (picture.content, picture.width), strict=True)
+                want if exact else max(least, min(want, have) // stride * stride)
+                for want, have in zip(side, (height, width), strict=True)
             )
-            if tall > picture.content or wide > picture.width:
+            if tall > height or wide > width:
                 raise ValueError(
-                    f"{path}: {picture.content}x{picture.width} px is smaller than the model's smallest image, "
-                    f"{least} px: give a larger one"
+                    f"{path}: {width}x{height} px is smaller than {wide}x{tall}, the smallest piece that can be taken: "
+                    "give a larger image, or another --size"
                 )
             pixels = picture.rows(0, picture.content).astype(np.float32) * np.float32(2 / picture.white) - 1
         x = torch.from_numpy(pixels[..., : self.model.channels]).permute(2, 0, 1)[None]
         x = x.expand(-1, self.model.channels, -1, -1).to(device_of(self.model))
-        down, across = (1, 1) if most == 1 else (x.shape[2] // tall, x.shape[3] // wide)
+        down, across = (1, 1) if single else (x.shape[2] // tall, x.shape[3] // wide)
         top, left = (x.shape[2] - down * tall) // 2, (x.shape[3] - across * wide) // 2
         for i in range(down):
             for j in range(across):

@@ -265,6 +265,7 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("explore")
     for i in range(3):
         write(root / f"normal/{i}.png", texture(i, 96, 128))
+    write(root / "tiny.png", texture(0, 20, 20))
     params = {"width": 8, "code": 6, "patch": 32, "shrink": 1, "steps": 2}
     train(root / "normal", out=root / "run", model="dcgan", steps=4, params=params, device="cpu")
     ae = {"width": 4, "code": 4, "patch": 32, "shrink": 1}
@@ -370,6 +371,8 @@ def test_the_page_names_options_that_the_commands_have_and_pictures_that_are_the
         ("traverse {0}/run --out {0}/x --channel 6", "no channel 6: choose one from 0 to 5"),
         ("arithmetic {0}/run --out {0}/x --a dense --samples 12", "'dense' is no set: give all, PROPERTY:high"),
         ("interpolate {0}/run --out {0}/x --image {0}/normal/0.png", "1 images have no way between them"),
+        ("sample {0}/run --out {0}/x --against {0}/normal --size 200x90", "128x96 px is smaller than 200x90"),
+        ("interpolate {0}/run --out {0}/x --image {0}/tiny.png --image {0}/tiny.png", "20x20 px is smaller than 32x32"),
         ("sample {0}/run --out {0}/x --against {0}/x", "holds no image: give a folder of images"),
     ],
 )
