@@ -59,10 +59,15 @@ RULES = [  # (who, may not import, except)
             f"pipelines.{name}"
             for name in (
                 *(
+                    "benchmark",
                     "calibrate",
                     "diagnose",
                     "evaluate",
+                    "explore",
+                    "exploring",
                     "export",
+                    "latent",
+                    "load",
                     "paint",
                     "score",
                     "train",
@@ -70,7 +75,6 @@ RULES = [  # (who, may not import, except)
                     "types",
                     "upscale",
                 ),
-                *("benchmark", "load"),
             )
         ),
         ("dashboard",),
@@ -81,7 +85,7 @@ RULES = [  # (who, may not import, except)
             f"{A}.{name}"
             for name in (
                 *("evaluation", "evaluation_report", "labelled", "plots"),
-                *("dimension", "fidelity", "findings", "diagnosis_page"),
+                *("dimension", "fidelity", "findings", "diagnosis_page", "properties", "sheets"),
             )
         ),
         ("torch", "torchvision"),
