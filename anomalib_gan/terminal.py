@@ -76,18 +76,29 @@ def training(console: Console) -> Iterator[Callable[[Round], None]]:
         yield report
 
 
-@contextmanager
-def told_in(file: str | os.PathLike[str] | None) -> Iterator[Callable[[str, Round | None], None]]:
-    """Tells other programs how a training goes: `file`, if any, is a JSON object, replaced as a whole.
+class Count:
+    """How many pieces of a job are done, `step` of `steps`, and the seconds that are `left`, None before any is."""
 
-    It holds step, steps (None until planned), seconds_left (None until known) and state: preparing, training,
-    finishing, then finished, interrupted or failed. What is yielded takes the state and the round; rounds of one state
-    are written every EVERY seconds.
+    def __init__(self, steps: int) -> None:
+        self.step, self.steps, self.begun = 0, steps, time.monotonic()
+
+    @property
+    def left(self) -> float | None:
+        return (time.monotonic() - self.begun) / self.step * (self.steps - self.step) if self.step else None
+
+
+@contextmanager
+def told_in(file: str | os.PathLike[str] | None) -> Iterator[Callable[[str, Round | Count | None], None]]:
+    """Tells other programs how a job goes: `file`, if any, is a JSON object, replaced as a whole.
+
+    It holds step, steps (None until planned), seconds_left (None until known) and state: preparing, training (of other
+    jobs: working), finishing, then finished, interrupted or failed. What is yielded takes the state and the round;
+    rounds of one state are written every EVERY seconds.
     """
     known: dict[str, Any] = {"step": 0, "steps": None, "seconds_left": None, "state": None}
     last = -math.inf
 
-    def tell(state: str, progress: Round | None = None) -> None:
+    def tell(state: str, progress: Round | Count | None = None) -> None:
         nonlocal last
         if file is None or (state == known["state"] and time.monotonic() - last < EVERY):
             return
@@ -111,6 +122,32 @@ def told_in(file: str | os.PathLike[str] | None) -> Iterator[Callable[[str, Roun
         tell("failed")
         raise
     tell("finished")
+
+
+@contextmanager
+def working(what: str, file: str | os.PathLike[str] | None) -> Iterator[Callable[[int], Callable[[int], None]]]:
+    """Shows how far a job is that knows how many pieces it has, by a bar on standard error where that is a terminal,
+    and tells it in `file` (`told_in`). What is yielded takes their number, and gives what is to be called with each few
+    that are done.
+    """
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+    with told_in(file) as tell, bar:
+
+        def begin(total: int) -> Callable[[int], None]:
+            count, task = Count(total), bar.add_task("", total=total)
+
+            def done(n: int) -> None:
+                count.step += n
+                bar.update(task, completed=count.step)
+                tell("finishing" if count.step >= total else "working", count)
+
+            return done
+
+        yield begin
 
 
 @contextmanager

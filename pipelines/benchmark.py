@@ -319,14 +319,6 @@ Out = Annotated[Path, typer.Option(help="Folder for the table.")]
 OUT = Path("runs/benchmark")
 
 
-def height_and_width(text: str) -> tuple[int, int]:
-    """The value of --size."""
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise typer.BadParameter(f"{text!r} is no size such as 1024x704", param_hint="--size")
-    return int(height), int(width)
-
-
 @app.command("accuracy")
 def accuracy_command(
     data: Annotated[list[Path], typer.Option(help="Data set in MVTec layout; may be repeated.")],
@@ -400,7 +392,8 @@ def speed_command(
 def generation_command(
     run: Run,
     size: Annotated[
-        Any, typer.Option(parser=height_and_width, metavar="WIDTHxHEIGHT", help="Size of the large samples, in px.")
+        Any,
+        typer.Option(parser=options.height_and_width, metavar="WIDTHxHEIGHT", help="Size of the large samples, in px."),
     ] = "1024x704",
     out: Out = OUT,
     readme: Readme = None,

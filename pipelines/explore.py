@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,17 +13,188 @@ app = typer.Typer(
     no_args_is_help=True, help="See what a trained generator can do, measured: a sub-command for each use."
 )
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained model that draws images from codes.")]
-Out = Annotated[Path, typer.Option(help="Folder to write to.")]
+
+@app.callback()
+def explore() -> None:
+    """See what a trained generator can do, measured: a sub-command for each use."""
+
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained model, as `train` made it.")]
+Out = Annotated[
+    Path, typer.Option(help="Folder for the sheet of pictures, .png, the figures, .json, and the page, .md.")
+]
+Size = Annotated[
+    Any, typer.Option(parser=options.height_and_width, metavar="WIDTHxHEIGHT", help="Size of each picture, in px.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of all that is drawn.")]
+Count = Annotated[int, typer.Option(min=1, help="Pictures in a row.")]
+Samples = Annotated[int, typer.Option(min=10, help="Samples whose properties are measured.")]
 Progress = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="JSON file to tell other programs how far it is: step, steps, seconds_left."),
 ]
 
 
-@app.callback()
-def explore() -> None:
-    """See what a trained generator can do, measured: a sub-command for each use."""
+# --- what the codes are good for --------------------------------------------------------------------------------------
+
+
+@app.command("sample")
+def sample_command(
+    run: Run,
+    out: Out,
+    count: Annotated[int, typer.Option(min=1, help="How many samples.")] = 16,
+    size: Size = "256x256",
+    against: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Images of the material, whose properties stand beside.")
+    ] = None,
+    seed: Seed = 0,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    known: options.Class = None,
+    progress: Progress = None,
+) -> None:
+    """Draw samples of any size, and measure them: thickness, density and orientation of the fibres, brightness.
+
+    Writes OUT/samples/000.png and so on, and sample.png, .json, .md.
+    """
+    from pipelines.exploring import How
+    from pipelines.latent import sample
+
+    typer.echo(sample(run, How(out, size, seed, device, threads, known, progress), count=count, against=against))
+
+
+@app.command("interpolate")
+def interpolate_command(
+    run: Run,
+    out: Out,
+    image: Annotated[
+        list[Path], typer.Option(help="Go between the codes of images, two or four; by default between samples.")
+    ] = [],  # noqa: B006
+    count: Annotated[int, typer.Option(min=2, help="Pictures on the way, with both ends.")] = 9,
+    side: Annotated[int, typer.Option(min=2, help="Pictures along each side of the grid between four codes.")] = 5,
+    size: Size = "128x128",
+    seed: Seed = 0,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    known: options.Class = None,
+    progress: Progress = None,
+) -> None:
+    """Go from one code to another, straight and on a sphere, and over a grid between four.
+
+    Tabulates the length of the codes, the contrast and how evenly the picture changes. The code of an image is its
+    encoder's or, of a model without one, found by inversion; the middle of the image is taken. Writes
+    interpolation.png, .json, .md.
+    """
+    from pipelines.exploring import How
+    from pipelines.latent import interpolate
+
+    how = How(out, size, seed, device, threads, known, progress)
+    typer.echo(interpolate(run, how, images=image, count=count, side=side))
+
+
+SET = "a set of codes: `all` samples, the highest fifth of them in a PROPERTY, `PROPERTY:high`, the lowest, "
+SET += "`PROPERTY:low`, or a folder of images."
+
+
+@app.command("arithmetic")
+def arithmetic_command(
+    run: Run,
+    out: Out,
+    a: Annotated[str, typer.Option("--a", metavar="SET", help=f"A, {SET}")] = "density:high",
+    b: Annotated[str, typer.Option("--b", metavar="SET", help="B, likewise.")] = "density:low",
+    c: Annotated[str, typer.Option("--c", metavar="SET", help="C, likewise.")] = "all",
+    jitter: Annotated[
+        float | None,
+        typer.Option(min=0, help="How much of the prior is added to a mean code at every place; default: 0.71."),
+    ] = None,
+    count: Count = 5,
+    samples: Samples = 256,
+    size: Size = "192x192",
+    seed: Seed = 0,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    known: options.Class = None,
+    progress: Progress = None,
+) -> None:
+    """Reckon with codes: the mean of A less the mean of B plus the mean of C, drawn several times with jitter.
+
+    Tabulates the properties of all four, and how far C was moved beside how far A is from B. Writes arithmetic.png,
+    .json, .md.
+    """
+    from pipelines.exploring import How
+    from pipelines.latent import arithmetic
+
+    how = How(out, size, seed, device, threads, known, progress)
+    typer.echo(arithmetic(run, how, a=a, b=b, c=c, jitter=jitter, count=count, samples=samples))
+
+
+@app.command("traverse")
+def traverse_command(
+    run: Run,
+    out: Out,
+    channel: Annotated[
+        list[int], typer.Option(help="Channel of the code, from 0; may be repeated. Default: those that do most.")
+    ] = [],  # noqa: B006
+    reach: Annotated[float, typer.Option(min=0, help="From minus this to this; the prior's spread is 1.")] = 2.5,
+    count: Count = 7,
+    size: Size = "128x128",
+    seed: Seed = 0,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    known: options.Class = None,
+    progress: Progress = None,
+) -> None:
+    """Change one channel of the code at all places, and leave the others.
+
+    Tabulates what a step of 1 does to each property. Writes traversal.png, .json, .md.
+    """
+    from pipelines.exploring import How
+    from pipelines.latent import traverse
+
+    how = How(out, size, seed, device, threads, known, progress)
+    typer.echo(traverse(run, how, channels=channel, reach=reach, count=count))
+
+
+@app.command("directions")
+def directions_command(
+    run: Run,
+    out: Out,
+    property: Annotated[
+        list[str],
+        typer.Option(help="What the sheet moves: thickness, density, orientation, brightness; may be repeated."),
+    ] = [],  # noqa: B006
+    having: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Images with something, for one more direction; see --lacking.")
+    ] = None,
+    lacking: Annotated[Path | None, typer.Option(metavar="DIR", help="Images without it.")] = None,
+    reach: Annotated[float, typer.Option(min=0, help="From minus this to this; the prior's spread is 1.")] = 2.0,
+    count: Count = 5,
+    samples: Samples = 256,
+    size: Size = "192x192",
+    seed: Seed = 0,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    known: options.Class = None,
+    progress: Progress = None,
+) -> None:
+    """Find the direction of the code in which each property rises, and what else moves with it.
+
+    Directions are differences of mean codes, regressions on what is measured on samples, and these at right angles to
+    each other. The table of entanglement says how far each moves every property; another, what is left free in the
+    code. Writes directions.png, .json with the vectors, .md.
+    """
+    from pipelines.exploring import How
+    from pipelines.latent import directions
+
+    how = How(out, size, seed, device, threads, known, progress)
+    typer.echo(
+        directions(
+            run, how, properties=property, having=having, lacking=lacking, samples=samples, reach=reach, count=count
+        )
+    )
+
+
+# --- a real image in the generator's terms ----------------------------------------------------------------------------
 
 
 @app.command("restore")

@@ -16,6 +16,14 @@ def rows_of_bar(text: str) -> Literal["auto"] | int:
     return int(text)
 
 
+def height_and_width(text: str) -> tuple[int, int]:
+    """The value of --size."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise typer.BadParameter(f"{text!r} is no size such as 1024x704", param_hint="--size")
+    return int(height), int(width)
+
+
 InfoBar = Annotated[
     Any,
     typer.Option(

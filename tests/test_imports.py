@@ -51,7 +51,10 @@ RULES = [  # (who, may not import, except)
     (
         tuple(
             f"pipelines.{name}"
-            for name in ("calibrate", "diagnose", "evaluate", "export", "score", "train", "types", "benchmark", "load")
+            for name in (
+                *("calibrate", "diagnose", "evaluate", "explore", "exploring", "export", "latent", "score", "train"),
+                *("types", "benchmark", "load"),
+            )
         ),
         ("dashboard",),
         (),
@@ -61,7 +64,7 @@ RULES = [  # (who, may not import, except)
             f"{A}.{name}"
             for name in (
                 *("evaluation", "evaluation_report", "labelled", "plots"),
-                *("dimension", "fidelity", "findings", "diagnosis_page"),
+                *("dimension", "fidelity", "findings", "diagnosis_page", "properties", "sheets"),
             )
         ),
         ("torch", "torchvision"),

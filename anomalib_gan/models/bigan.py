@@ -110,6 +110,10 @@ class BiGAN(Model):
         """z ~ p(z), a field of the shape of these codes."""
         return torch.randn_like(like) if self.prior == "normal" else 2 * torch.rand_like(like) - 1
 
+    def codes(self, n: int, rows: int, columns: int) -> Tensor:
+        """z of the prior, (n, code, rows, columns)."""
+        return self.drawn(torch.empty(n, self.code, rows, columns, device=next(self.G.parameters()).device))
+
     def components(self, s: Tensor) -> dict[str, Tensor]:
         """What the chosen map is the sum of, for images at working scale, each (N, 1, h, w) at their size."""
         z = self.E(s)  # (N, code, h / 8 - 3, w / 8 - 3)
@@ -144,8 +148,7 @@ class BiGAN(Model):
 
     def sample(self, n: int, height: int, width: int) -> Tensor:
         """(n, C, height, width) in [-1, 1]; both are multiples of `stride` from `smallest` on."""
-        like = torch.empty(n, self.code, height // self.stride - 3, width // self.stride - 3)
-        return self.generate(self.drawn(like.to(next(self.E.parameters()))))
+        return self.generate(self.codes(n, height // self.stride - 3, width // self.stride - 3))
 
     def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
         s = shrink(x, self.shrink)

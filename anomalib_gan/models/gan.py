@@ -108,6 +108,10 @@ class GAN(Model):
         rows, columns = (size // self.cell for size in like.shape[-2:])
         return torch.randn(len(like), self.code, rows, columns, device=like.device)
 
+    def codes(self, n: int, rows: int, columns: int) -> Tensor:
+        """z of the prior, (n, code, rows, columns)."""
+        return self.prior(self.bank.new_empty(n, 1, rows * self.cell, columns * self.cell))
+
     def real(self, batches: Iterator[Tensor]) -> Tensor:
         return shrink(next(batches), self.shrink)
 
@@ -169,6 +173,6 @@ class GAN(Model):
         """Generated images, (n, C, height, width) in [-1, 1], of any size."""
         unit = self.cell * self.shrink
         rows, columns = (-(-size // unit) + 2 * MARGIN for size in (height, width))
-        x = self.generate(self.prior(self.bank.new_empty(n, 1, rows * self.cell, columns * self.cell)))
+        x = self.generate(self.codes(n, rows, columns))
         begin = MARGIN * unit  # what lies along a padded G's edge is not drawn like the rest
         return x[..., begin : begin + height, begin : begin + width]
