@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from anomalib_gan.properties import PROPERTIES, table
 from torch import Tensor
 
 from anomalib_gan import checkpoint, explore, terminal
@@ -19,6 +18,7 @@ from anomalib_gan.editing import MU, edited, inverted
 from anomalib_gan.export import usable
 from anomalib_gan.model import Model
 from anomalib_gan.panels import save_picture, shown
+from anomalib_gan.properties import PROPERTIES, table
 from anomalib_gan.restoring import STEPS, psnr
 from anomalib_gan.runtime.card import read_card
 from anomalib_gan.runtime.files import read_json, write_bytes, write_json
@@ -49,7 +49,8 @@ def invert(
     G(z*) as drawn.png and a sheet of pictures, invert.png.
 
     `move`: a property along which the codes move `by` so many sigmas, see `direction`: edited.png, and transferred.png
-    with the edit on the image itself. `known`: see `load_model`; `progress`: see `told_in`. Errors: ValueError, OSError.
+    with the edit on the image itself. `known`: see `load_model`; `progress`: see `told_in`. Errors: ValueError,
+    OSError.
     """
     if steps < 1:
         raise ValueError(f"{steps} steps are no search: give at least 1")

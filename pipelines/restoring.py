@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anomalib_gan import checkpoint, restoring, terminal
 from anomalib_gan.benchmarking import opener_of, training_pixels
-from anomalib_gan.degrading import STRENGTH, Kind, degradation, holes
+from anomalib_gan.degrading import KINDS, STRENGTH, degradation, holes
 from anomalib_gan.export import usable
 from anomalib_gan.model import Model
 from anomalib_gan.panels import save_picture, shown
@@ -31,7 +31,7 @@ def restore(
     images: str | os.PathLike[str] | None = None,
     *,
     out: str | os.PathLike[str],
-    kind: Kind,
+    kind: str,
     strength: float | None = None,
     mask: str | os.PathLike[str] | None = None,
     as_is: bool = False,
@@ -53,6 +53,8 @@ def restore(
     white in the hole, is given. `mu`: None, it is found. Of at most `most` images the middle `side` px. `known`: see
     `load_model`; `progress`: see `told_in`. Errors: ValueError, OSError.
     """
+    if kind not in KINDS:
+        raise ValueError(f"no degradation is called {kind!r}: choose one of {', '.join(KINDS)}")
     strength = STRENGTH[kind] if strength is None else strength
     if strength <= 0 or steps < 1 or most < 1:
         raise ValueError(f"strength {strength:g}, steps {steps} and number of images {most} must be above 0")
@@ -94,8 +96,8 @@ def restore(
         text += f"The search took {seconds:.1f} s for an image.\n"
         write_bytes(Path(out) / "restore.md", text.encode())
         told: dict[str, Any] = {
-            "model": stored["hash"], "degradation": kind, "strength": strength, "mask": mask and str(mask), "seed": seed,
-            "mu": chosen.mu, "steps": steps, "filter": list(chosen.filter[:2]), "rest": list(chosen.rest[:2]),
+            "model": stored["hash"], "degradation": kind, "strength": strength, "mask": mask and str(mask),
+            "seed": seed, "mu": chosen.mu, "steps": steps, "filter": list(chosen.filter[:2]), "rest": list(chosen.rest[:2]),
             "images": {name: {"figures": one.figures, "seconds": one.seconds} for name, one in outcomes.items()},
         }  # fmt: skip
         write_json(Path(out) / "restore.json", told)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_cli import cli  # noqa: F401
+from test_training import write
 
 from anomalib_gan import restoring
+from anomalib_gan.checkpoint import load_model
 from anomalib_gan.degrading import APART, KINDS, Degradation, degradation, filters, holes, wiener
 from anomalib_gan.editing import edited, inverted
 from anomalib_gan.models import build
+from anomalib_gan.properties import PROPERTIES
 from anomalib_gan.residuals import gaussian, smooth
 from anomalib_gan.restoring import (
     BOTH,
@@ -31,6 +36,9 @@ from anomalib_gan.restoring import (
     tune,
     windows,
 )
+from anomalib_gan.runtime.files import read_json, write_json
+from pipelines import inverting
+from pipelines.train import train
 
 SMALL = {"width": 8, "code": 4, "patch": 32, "steps": 20}
 
@@ -296,3 +304,131 @@ def test_an_image_too_large_to_be_inverted_as_a_whole_is_refused():
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------
+
+
+def stripes(seed, height, width):
+    return np.rint((texture(height, width, seed)[0, 0].numpy().clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def signed(path):
+    """The image in a file, (1, 1, H, W) in [-1, 1]."""
+    return torch.from_numpy(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) / 127.5 - 1).float()[None, None]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A short training of a generator, of a model without one, and images: one with other names for what is wrong."""
+    root = tmp_path_factory.mktemp("restoring")
+    for i in range(3):
+        write(root / f"normal/{i}.png", stripes(i, 96, 160))
+    write(root / "colour.png", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    write(root / "mask.png", 255 * np.pad(np.ones((12, 12), np.uint8), ((40, 44), (60, 88))))
+    write(root / "black.png", np.zeros((96, 160), np.uint8))
+    small = {"width": 4, "code": 6, "patch": 64, "shrink": 2, "steps": 5}
+    train(root / "normal", out=root / "run", model="dcgan", params=small, steps=2, device="cpu", threads=1)
+    train(
+        root / "normal", out=root / "ae", model="ae", params={"width": 4, "patch": 64}, steps=2, device="cpu", threads=1
+    )
+    return root
+
+
+QUICK = ("--steps", 4, "--mu", 0.1, "--threads", 1, "--device", "cpu")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_command_restores_what_was_held_back_and_tells_how_well(runs, cli, tmp_path, kind):  # noqa: F811
+    asked = ("explore", "restore", runs / "run", "--degradation", kind, *QUICK, "--out")
+    code, out, err = cli(*asked, tmp_path / "a", "--progress", tmp_path / "far.json")
+    assert code == 0, err
+    assert "| degraded |" in out and "plain filter" in out and (tmp_path / "a/restore.md").read_text() in out
+    told = read_json(tmp_path / "a/restore.json")
+    assert len(told["images"]) == 3 and told["degradation"] == kind and told["mu"] == 0.1
+    for name, one in told["images"].items():
+        assert set(one["figures"]) == {DEGRADED, FILTER, GENERATOR, BOTH}
+        assert cv2.imread(str(tmp_path / f"a/{name}.png"), cv2.IMREAD_GRAYSCALE).shape[0] > 96
+    far = read_json(tmp_path / "far.json")
+    assert far["state"] == "finished" and far["step"] == far["steps"] == 4 * (1 + 3)
+    code, _, err = cli(*asked, tmp_path / "b")
+    again = read_json(tmp_path / "b/restore.json")
+    assert code == 0 and [one["figures"] for one in again["images"].values()] == [
+        one["figures"] for one in told["images"].values()
+    ]
+
+
+def test_an_image_that_is_degraded_already_is_restored_and_known_pixels_stay(runs, cli, tmp_path):  # noqa: F811
+    code, out, err = cli(
+        "explore", "restore", runs / "run", runs / "normal/1.png", "--degradation", "hole", "--mask", runs / "mask.png",
+        "--as-is", *QUICK, "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "PSNR" not in out
+    before = cv2.imread(str(runs / "normal/1.png"), cv2.IMREAD_GRAYSCALE)
+    after = cv2.imread(str(tmp_path / "0-1-restored.png"), cv2.IMREAD_GRAYSCALE)
+    hole = cv2.imread(str(runs / "mask.png"), cv2.IMREAD_GRAYSCALE) > 0
+    assert (after == before)[~hole].all() and (after != before)[hole].mean() > 0.5
+
+
+def test_the_command_inverts_an_image_moves_its_codes_and_stores_them(runs, cli, tmp_path):  # noqa: F811
+    image = runs / "normal/0.png"
+    asked = ("explore", "invert", runs / "run", image, "--steps", 4, "--threads", 1, "--device", "cpu", "--out")
+    code, out, err = cli(*asked, tmp_path / "a", "--progress", tmp_path / "far.json")
+    assert code == 0, err
+    assert "G(z*), after 4 steps" in out and read_json(tmp_path / "far.json")["steps"] == 4
+    told, codes = read_json(tmp_path / "a/invert.json"), np.load(tmp_path / "a/codes.npz")
+    model, _ = load_model(runs / "run")
+    top, bottom, left, right = codes["place"]
+    with torch.no_grad():
+        again = model.generate(torch.from_numpy(codes["z"]))[..., top:bottom, left:right]
+    drawn = cv2.imread(str(tmp_path / "a/drawn.png"), cv2.IMREAD_GRAYSCALE)
+    assert drawn.shape == (96, 160) and np.abs((again[0, 0].numpy() + 1) * 127.5 - drawn).max() <= 0.51
+    assert told["psnr"]["found"] == pytest.approx(psnr(again, signed(image)), abs=0.01)
+
+    vectors = np.eye(6)[:4].tolist()
+    write_json(
+        tmp_path / "d.json", {"told": dict.fromkeys(PROPERTIES, 1.0), "kinds": {"orthogonal": {"vectors": vectors}}}
+    )
+    code, _, err = cli(*asked, tmp_path / "b", "--move", "density", "--by", -1.5, "--directions", tmp_path / "d.json")
+    assert code == 0, err
+    step = torch.zeros_like(torch.from_numpy(codes["z"]))
+    step[:, 1] = -1.5
+    with torch.no_grad():
+        moved = model.generate(torch.from_numpy(codes["z"]) + step)[..., top:bottom, left:right]
+    edit, transferred = (
+        cv2.imread(str(tmp_path / f"b/{name}.png"), cv2.IMREAD_GRAYSCALE) for name in ("edited", "transferred")
+    )
+    assert np.abs((moved[0, 0].numpy() + 1) * 127.5 - edit).max() <= 0.51
+    onto = (signed(image) + moved - again).clamp(-1, 1)
+    assert np.abs((onto[0, 0].numpy() + 1) * 127.5 - transferred).max() <= 0.51
+
+
+def test_a_direction_is_found_from_samples_where_no_file_is_given(runs, cli, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(inverting, "SAMPLES", 12)
+    monkeypatch.setattr(inverting, "SIDE", 64)
+    asked = ("explore", "invert", runs / "run", runs / "normal/0.png", "--steps", 2, "--threads", 1, "--device", "cpu")
+    code, _, err = cli(*asked, "--move", "brightness", "--out", tmp_path, "--progress", tmp_path / "far.json")
+    assert code == 0, err
+    assert read_json(tmp_path / "far.json")["steps"] == 14 and (tmp_path / "transferred.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("restore {0}/ae --degradation noise", "AE draws no image from codes"),
+        ("restore {0}/run --degradation rain", "no degradation is called 'rain': choose one of noise, blur, hole"),
+        ("restore {0}/run --degradation blur --strength 0", "strength 0"),
+        ("restore {0}/run --degradation blur --mask {0}/mask.png", "is of a hole, and --degradation is blur"),
+        ("restore {0}/run --degradation noise --as-is", "--as-is needs the degraded images"),
+        ("restore {0}/run {0}/nowhere --degradation noise", "nowhere"),
+        ("restore {0}/run {0}/colour.png --degradation noise", "is a colour image, the model has 1 channel"),
+        ("restore {0}/run {0}/normal --degradation hole --mask {0}/black.png", "is nowhere white"),
+        ("restore {0}/run {0}/mask.png --degradation hole --mask {0}/colour.png", "64x64 px for an image of 96x160"),
+        ("invert {0}/run {0}/normal/0.png --move colour", "no direction is called 'colour': choose from thickness"),
+        ("invert {0}/run {0}/normal/0.png --move density --directions {0}/ae/card.json", "holds no directions"),
+        ("invert {0}/ae {0}/normal/0.png", "AE draws no image from codes"),
+        ("invert {0}/run {0}/nowhere.png", "nowhere.png"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(arguments, told, runs, cli):  # noqa: F811
+    words = [word.format(runs) for word in arguments.split()]
+    assert told in cli.refuses("explore", *words, "--out", runs / "x", "--threads", 1)
+    assert not (runs / "x").exists()
