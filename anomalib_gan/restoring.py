@@ -116,7 +116,7 @@ def restore(
     progress: Wrap = iter,
 ) -> Tensor:
     """G(z*) for a degraded image y (1, C, H, W) of any size, from the codes of `first`, a simpler answer; in `windows`,
-    each of which goes through all steps. What is known of an image with a hole is pasted.
+    each of which goes through all steps.
     """
     image = torch.empty_like(y)
     for core, window in windows(model, *y.shape[-2:]):
@@ -126,10 +126,11 @@ def restore(
         top, left = core.top - window.top, core.left - window.left
         inner = part[..., top : top + core.bottom - core.top, left : left + core.right - core.left]
         image[..., core.top : core.bottom, core.left : core.right] = inner
-    return pasted(image, y, A)
+    return image
 
 
 def pasted(image: Tensor, y: Tensor, A: Degradation) -> Tensor:
+    """The image with what is known of one with a hole."""
     return image if A.hole is None else torch.where(A.hole, image, y)
 
 
@@ -175,7 +176,7 @@ def tune(
     y = A.spoilt(x, derive_seed(seed, "tuned"))
     plain = best(filters(kind, A), y, x, A)
     start = begun(model, applied(plain, y, A))
-    tried = {mu: pasted(search(model, y, A, start, mu=mu, steps=steps, progress=progress).image, y, A) for mu in mus}
+    tried = {mu: search(model, y, A, start, mu=mu, steps=steps, progress=progress).image for mu in mus}
     mu = max(tried, key=lambda one: psnr(tried[one], x, A))
     image = tried[mu]
     return Settings(plain, mu, steps, best([NOTHING, *filters(kind, A)], y - A(image), x - image, A))
@@ -232,7 +233,7 @@ def outcome(
     image = restore(model, y, A, plain, mu=chosen.mu, steps=chosen.steps, progress=progress)
     seconds = time.perf_counter() - begin
     both = image + applied(chosen.rest, y - A(image), A)
-    made = {DEGRADED: y, FILTER: plain, GENERATOR: image, BOTH: both}
+    made = {DEGRADED: y, FILTER: plain, GENERATOR: pasted(image, y, A), BOTH: pasted(both, y, A)}
     pictures = {name: one if name == DEGRADED else one.clamp(-1, 1) for name, one in made.items()}
     if x is None:
         return Outcome(pictures, {}, seconds)

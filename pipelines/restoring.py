@@ -97,7 +97,8 @@ def restore(
         write_bytes(Path(out) / "restore.md", text.encode())
         told: dict[str, Any] = {
             "model": stored["hash"], "degradation": kind, "strength": strength, "mask": mask and str(mask),
-            "seed": seed, "mu": chosen.mu, "steps": steps, "filter": list(chosen.filter[:2]), "rest": list(chosen.rest[:2]),
+            "seed": seed, "mu": chosen.mu, "steps": steps,
+            "filter": list(chosen.filter[:2]), "rest": list(chosen.rest[:2]),
             "images": {name: {"figures": one.figures, "seconds": one.seconds} for name, one in outcomes.items()},
         }  # fmt: skip
         write_json(Path(out) / "restore.json", told)

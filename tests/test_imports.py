@@ -52,8 +52,8 @@ RULES = [  # (who, may not import, except)
         tuple(
             f"pipelines.{name}"
             for name in (
-                *("calibrate", "diagnose", "evaluate", "explore", "exploring", "export", "latent", "score", "train"),
-                *("types", "benchmark", "load"),
+                *("calibrate", "diagnose", "evaluate", "explore", "exploring", "export", "inverting", "latent"),
+                *("restoring", "score", "train", "types", "benchmark", "load"),
             )
         ),
         ("dashboard",),
