@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,9 +21,8 @@ from torch import Tensor
 from anomalib_gan.residuals import gaussian, smooth
 from anomalib_gan.runtime.tiling import Box
 
-Kind = Literal["noise", "blur", "hole"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-STRENGTH: dict[Kind, float] = {"noise": 0.1, "blur": 2.0, "hole": 24.0}
+STRENGTH = {"noise": 0.1, "blur": 2.0, "hole": 24.0}
+"""Kinds of degradation, and how strong each is where nobody says: see `degradation`; of holes, their diameter in px."""
 GRAIN = 0.01  # share of white, noise of a blurred image: without any, a blur could be undone by a division
 APART = 128  # px: one hole to so many squared
 
@@ -65,7 +64,7 @@ class Degradation:
         return replace(self, hole=self.hole[..., top:bottom, left:right])
 
 
-def degradation(kind: Kind, strength: float, hole: Tensor | None = None) -> Degradation:
+def degradation(kind: str, strength: float, hole: Tensor | None = None) -> Degradation:
     """`strength`: of "noise" its standard deviation as a share of white; of "blur" sigma in px, with GRAIN as noise; of
     a "hole" nothing, for that is given.
     """
@@ -92,7 +91,7 @@ class Filter(NamedTuple):
     apply: Callable[[Picture, Mask | None], Picture]
 
 
-def filters(kind: Kind, A: Degradation) -> list[Filter]:
+def filters(kind: str, A: Degradation) -> list[Filter]:
     """The plain filters that suit a kind of degradation, each with several settings."""
     if kind == "noise":
         return [*_gaussians(), *_medians(), *_non_local_means(255 * A.noise)]

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomalib_gan.degrading import NOTHING, Degradation, Filter, Kind, Mask, degradation, filters, holes
+from anomalib_gan.degrading import NOTHING, Degradation, Filter, Mask, degradation, filters, holes
 from anomalib_gan.inversion import descend
 from anomalib_gan.model import Model
 from anomalib_gan.nets import judged
@@ -150,7 +150,7 @@ class Settings:
 def tune(
     model: Model,
     normals: Sequence[Tensor],
-    kind: Kind,
+    kind: str,
     strength: float,
     *,
     seed: int = 0,
@@ -169,9 +169,8 @@ def tune(
     ])  # fmt: skip
     hole = None
     if kind == "hole":
-        hole = torch.cat([holes(side, side, strength, derive_seed(seed, "tuned", i)) for i in range(len(x))]).to(
-            x.device
-        )
+        each = [holes(side, side, strength, derive_seed(seed, "tuned", i)) for i in range(len(x))]
+        hole = torch.cat(each).to(x.device)
     A = degradation(kind, strength, hole)
     y = A.spoilt(x, derive_seed(seed, "tuned"))
     plain = best(filters(kind, A), y, x, A)
@@ -241,7 +240,7 @@ def outcome(
     return Outcome({"original": x, **pictures}, figures, seconds)
 
 
-def table(kind: Kind, outcomes: Sequence[Outcome], chosen: Settings) -> str:
+def table(kind: str, outcomes: Sequence[Outcome], chosen: Settings) -> str:
     """Mean figures of images whose originals are known, in Markdown, and which way is the best."""
     left = "nothing of the rest" if chosen.rest is NOTHING else f"{chosen.rest.name} of the rest, {chosen.rest.setting}"
     settings = {

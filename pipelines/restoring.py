@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anomalib_gan import checkpoint, restoring, terminal
 from anomalib_gan.benchmarking import opener_of, training_pixels
-from anomalib_gan.degrading import KINDS, STRENGTH, degradation, holes
+from anomalib_gan.degrading import STRENGTH, degradation, holes
 from anomalib_gan.export import usable
 from anomalib_gan.model import Model
 from anomalib_gan.panels import save_picture, shown
@@ -53,8 +53,8 @@ def restore(
     white in the hole, is given. `mu`: None, it is found. Of at most `most` images the middle `side` px. `known`: see
     `load_model`; `progress`: see `told_in`. Errors: ValueError, OSError.
     """
-    if kind not in KINDS:
-        raise ValueError(f"no degradation is called {kind!r}: choose one of {', '.join(KINDS)}")
+    if kind not in STRENGTH:
+        raise ValueError(f"no degradation is called {kind!r}: choose one of {', '.join(STRENGTH)}")
     strength = STRENGTH[kind] if strength is None else strength
     if strength <= 0 or steps < 1 or most < 1:
         raise ValueError(f"strength {strength:g}, steps {steps} and number of images {most} must be above 0")
@@ -67,6 +67,12 @@ def restore(
     device = usable(device)
     model, stored = checkpoint.load_model(run, device, known=known)
     originals = dict(pictures(Path(run), images, model, most, side))
+    hidden: list[Tensor | None] = [None] * len(originals)
+    if kind == "hole":
+        hidden = [
+            holes(*x.shape[-2:], strength, derive_seed(seed, "hole", n)) if mask is None else hole_of(mask, x, side)
+            for n, x in enumerate(originals.values())
+        ]
     seen = training_pixels(run, terminal.note, restoring.SQUARES)
     normals = [tensor(one, model, "an image of the training").to(device) for one in seen]
     mus = restoring.MUS if mu is None else (mu,)
@@ -75,13 +81,8 @@ def restore(
     with terminal.working("restoring", progress) as begin:
         wrap = stepped(begin(steps * searches))
         chosen = tune(model, normals, kind, strength, seed=seed, steps=steps, mus=mus, progress=wrap)
-        for number, (name, x) in enumerate(originals.items()):
-            hole = None
-            if kind == "hole":
-                drawn = derive_seed(seed, "hole", number)
-                hole = holes(*x.shape[-2:], strength, drawn) if mask is None else hole_of(mask, x, side)
-                hole = hole.to(device)
-            A, x = degradation(kind, strength, hole), x.to(device)
+        for number, ((name, x), hole) in enumerate(zip(originals.items(), hidden, strict=True)):
+            A, x = degradation(kind, strength, None if hole is None else hole.to(device)), x.to(device)
             y = x if as_is else A.spoilt(x, derive_seed(seed, "noise", number))
             one = outcome(model, y, A, chosen, x=None if as_is else x, progress=wrap)
             pictured = [shown(picture) for picture in one.pictures.values()]

@@ -13,7 +13,7 @@ from test_training import write
 
 from anomalib_gan import restoring
 from anomalib_gan.checkpoint import load_model
-from anomalib_gan.degrading import APART, KINDS, Degradation, degradation, filters, holes, wiener
+from anomalib_gan.degrading import APART, STRENGTH, Degradation, degradation, filters, holes, wiener
 from anomalib_gan.editing import edited, inverted
 from anomalib_gan.models import build
 from anomalib_gan.properties import PROPERTIES
@@ -69,7 +69,7 @@ def texture(height=96, width=96, seed=0):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from(KINDS), st.floats(-2, 2), st.floats(-2, 2), st.integers(0, 99))
+@given(st.sampled_from(list(STRENGTH)), st.floats(-2, 2), st.floats(-2, 2), st.integers(0, 99))
 def test_a_degradation_is_linear_but_for_its_noise(kind, a, b, seed):
     torch.manual_seed(seed)
     x, y = torch.rand(2, 1, 1, 24, 31, dtype=torch.float64) * 2 - 1
@@ -101,7 +101,7 @@ def test_noise_has_its_spread_blur_its_kernel_and_a_hole_hides_all_in_it():
 
 def test_the_same_seed_degrades_alike_and_another_does_not():
     x = texture()
-    for kind in KINDS:
+    for kind in STRENGTH:
         made = [
             degradation(kind, 2.0, holes(96, 96, 24, seed) if kind == "hole" else None).spoilt(x, seed)
             for seed in (5, 5, 6)
@@ -123,7 +123,7 @@ def test_a_part_of_an_image_is_degraded_as_in_the_whole():
     assert torch.allclose(part[..., 4:-4, 4:-4], A(x)[..., 20:76, 12:68], atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", STRENGTH)
 def test_a_plain_filter_leaves_a_flat_picture_and_the_best_one_helps(kind):
     hole = holes(96, 96, 16, 0) if kind == "hole" else None
     A = degradation(kind, 0.1 if kind == "noise" else 2.0, hole)
@@ -255,7 +255,7 @@ def test_settings_are_those_that_come_nearest_on_normal_pixels():
         assert strange.rest.name != "nothing"  # at z = 0 all of the image is in the rest
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", STRENGTH)
 def test_outcomes_have_all_pictures_and_figures_in_range(kind):
     model, x = generator(), texture(64, 64)
     A = degradation(kind, 0.1 if kind == "noise" else 1.5, holes(64, 64, 12, 0) if kind == "hole" else None)
@@ -337,7 +337,7 @@ def runs(tmp_path_factory):
 QUICK = ("--steps", 4, "--mu", 0.1, "--threads", 1, "--device", "cpu")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", STRENGTH)
 def test_the_command_restores_what_was_held_back_and_tells_how_well(runs, cli, tmp_path, kind):  # noqa: F811
     asked = ("explore", "restore", runs / "run", "--degradation", kind, *QUICK, "--out")
     code, out, err = cli(*asked, tmp_path / "a", "--progress", tmp_path / "far.json")
