@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from anomalib_gan.runtime.files import write_bytes
 
 
-def levels(x: Tensor, white: float = 255) -> NDArray[np.integer]:
+def levels(x: Tensor, white: float = 255) -> NDArray[Any]:
     """(1, C, H, W) in [-1, 1] -> grey levels (H, W[, 3]) up to `white`, of 8 bits or, for a larger one, 16."""
     grey = (x[0].detach().float().cpu().numpy().transpose(1, 2, 0) + 1) * (white / 2)
     whole = np.clip(np.rint(grey), 0, white).astype(np.uint8 if white <= 255 else np.uint16)

@@ -74,7 +74,7 @@ def begun(model: Model, x: Tensor) -> Found:
     rows, columns = (one.to(x.device) for one in index)
     canvas = x[..., rows, :][..., columns]
     with judged(model), torch.no_grad():
-        z = model.parts(canvas.clamp(-1, 1))["code"]
+        z = model.parts(canvas.clamp(-1, 1))["code"]  # type: ignore[operator]
         return Found(z, (place[0], place[1]), drawn(model, z, (place[0], place[1])))
 
 

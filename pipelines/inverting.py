@@ -75,7 +75,9 @@ def invert(
             "psnr": {"begun": before, "found": after},
         }  # fmt: skip
         z, (down, right) = found.z, found.place
-        store(place / "codes.npz", z=z.cpu().numpy(), place=np.array([down.start, down.stop, right.start, right.stop]))
+        codes = io.BytesIO()
+        np.savez_compressed(codes, z=z.cpu().numpy(), place=[down.start, down.stop, right.start, right.stop])
+        write_bytes(place / "codes.npz", codes.getvalue())
         text = (
             f"# {Path(image).name} by {Path(run).resolve().name} ({stored['spec']['name']})\n\n"
             "| image | PSNR |\n|---|---|\n"
@@ -93,13 +95,6 @@ def invert(
         write_bytes(place / "invert.md", text.encode())
         write_json(place / "invert.json", told)  # last: whoever finds it finds the rest
     return text
-
-
-def store(path: Path, **arrays: np.ndarray) -> None:
-    """Writes the arrays as npz, atomically."""
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)
-    write_bytes(path, file.getvalue())
 
 
 def direction(

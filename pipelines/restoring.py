@@ -70,9 +70,10 @@ def restore(
     hidden: list[Tensor | None] = [None] * len(originals)
     if kind == "hole":
         hidden = [
-            holes(*x.shape[-2:], strength, derive_seed(seed, "hole", n)) if mask is None else hole_of(mask, x, side)
+            holes(x.shape[-2], x.shape[-1], strength, derive_seed(seed, "hole", n)) if mask is None
+            else hole_of(mask, x, side)
             for n, x in enumerate(originals.values())
-        ]
+        ]  # fmt: skip
     seen = training_pixels(run, terminal.note, restoring.SQUARES)
     normals = [tensor(one, model, "an image of the training").to(device) for one in seen]
     mus = restoring.MUS if mu is None else (mu,)
