@@ -14,7 +14,7 @@ from anomalib_gan.records.access import User, require
 from anomalib_gan.runtime.files import read_json
 from anomalib_gan.runtime.image import open_image
 from dashboard import jobs, settings
-from dashboard.cards import told
+from dashboard.cards import entry, told
 from dashboard.choosing import choose
 from dashboard.detectors import Detector
 from dashboard.files import resolve
@@ -132,7 +132,8 @@ def results(home: Path, kind: str) -> None:
     name = st.selectbox("Result", names, key=f"result of {kind}")
     folder = resolve(home, f"{name if name in names else names[0]}/{OUT}")
     found = read_json(folder / f"{kind}.json")
-    st.image(picture(folder / f"{kind}.png"), caption=told(found.get("image") or found.get("run")), width="stretch")
+    of = plain(told(entry(found, "image") or entry(found, "run")))
+    st.image(picture(folder / f"{kind}.png"), caption=of, width="stretch")
     st.code((folder / f"{kind}.md").read_text(encoding="utf-8"), None)
 
 

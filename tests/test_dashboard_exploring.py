@@ -13,11 +13,11 @@ import streamlit as st
 import test_dashboard_jobs as work
 import test_dashboard_models as pages
 import typer
-from anomalib_gan.properties import PROPERTIES
 from streamlit.testing.v1 import AppTest
 from test_dashboard_jobs import WAIT, ended, no_torch
 from test_dashboard_models import ENGINEER, OPERATOR, button, words
 
+from anomalib_gan.properties import PROPERTIES
 from anomalib_gan.runtime import bundle
 from anomalib_gan.runtime.files import write_json
 from dashboard import exploring, jobs
@@ -131,7 +131,7 @@ def test_what_a_job_found_is_shown_the_latest_first(opened, known, runs, monkeyp
             page.run()
         assert not page.exception and not page.error, words(page)
         assert page.selectbox(key=f"result of {kind}").options == [f"{kind}-2", f"{kind}-1"]
-        assert "G(z*) *22.5* dB" in words(page) and len(page.get("imgs")) == 1
+        assert "G(z*) *22.5* dB" in words(page) and len(page.get("image")) == 1
 
 
 def test_directions_are_asked_for_by_property(opened, known, runs, monkeypatch) -> None:
