@@ -28,6 +28,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from torch import Tensor
 
 from anomalib_gan.model import Model
+from anomalib_gan.properties import PROPERTIES, table
 from anomalib_gan.proxy import device_of
 
 MARGIN = 2  # codes around a picture that are drawn and cut off: what lies along a padded G's edge is drawn otherwise
@@ -35,6 +36,9 @@ BATCH = 16  # pictures at once
 COMMON = 0.5  # share of a code's variance that all places of a sample have in common, where directions are looked for
 ALPHAS = np.logspace(-2, 4, 13)  # ridges that are tried
 FOLDS = 5
+SAMPLES = 256  # whose properties are measured, for sets and regressions
+TAIL = 0.2  # share of them that are the highest, or the lowest, in a property
+SIDE = 192  # px of a sample that is measured
 LEFT = 1e-3  # length of a unit vector outside the others' span below which it lies in it
 
 Pictures = NDArray[np.float32]  # (N, H, W) in [-1, 1]
@@ -61,13 +65,15 @@ class Canvas:
 
     def __init__(self, model: Model, height: int, width: int, tell: Callable[[int], object] = lambda n: None) -> None:
         self.model: Any = model
-        self.height, self.width, self.tell = height, width, tell
+        self.size, self.tell = (height, width), tell
         self.device = device_of(model)
         self.code = int(self.model.code)
         # From one code to the next it is `unit` px; a generator that does not pad draws less, one that overlaps more.
-        first, second = (self.model.generate(torch.zeros(1, self.code, k, k, device=self.device)) for k in (8, 9))
-        unit = second.shape[-1] - first.shape[-1]
-        lost = 8 * unit - first.shape[-1]
+        with torch.no_grad():
+            drawn = [self.model.generate(torch.zeros(1, self.code, k, k, device=self.device)) for k in (8, 9)]
+        first, second = (one.shape[-1] for one in drawn)
+        unit = second - first
+        lost = 8 * unit - first
         self.rows, self.columns = (-(-(size + lost) // unit) + 2 * MARGIN for size in (height, width))
 
     def prior(self, n: int, rows: int, columns: int) -> Tensor:
@@ -100,14 +106,11 @@ class Canvas:
         found = []
         for some in z.split(BATCH):
             x = self.model.generate(some).float().mean(1).cpu()
-            top, left = (max(0, have - want) // 2 for have, want in zip(x.shape[1:], self.size, strict=True))
-            found.append(x[:, top : top + self.height, left : left + self.width])
+            (height, width), (tall, wide) = self.size, x.shape[1:]
+            top, left = max(0, tall - height) // 2, max(0, wide - width) // 2
+            found.append(x[:, top : top + height, left : left + width])
             self.tell(len(some))
         return torch.cat(found).numpy()
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.height, self.width
 
 
 def local(z: Tensor) -> Tensor:
@@ -251,6 +254,46 @@ def orthogonalised(directions: Tensor) -> Tensor:
             )
         found.append(rest / rest.norm())
     return torch.stack(found).to(directions)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Samples with a part in common (`Canvas.draw`) and their properties (n, PROPERTIES)."""
+
+    z: Tensor
+    values: Values
+
+    @classmethod
+    def of(cls, canvas: Canvas, n: int = SAMPLES) -> Pool:
+        z = canvas.draw(n, COMMON)
+        return cls(z, table(canvas.pictures(z)))
+
+    @property
+    def spread(self) -> NDArray[np.float64]:
+        """The standard deviation of each property."""
+        return np.maximum(self.values.std(0), np.finfo(np.float64).tiny)
+
+    def end(self, name: str, high: bool) -> Tensor:
+        """The codes of the TAIL that is highest, or lowest, in a property."""
+        order = np.argsort(self.values[:, list(PROPERTIES).index(name)], kind="stable")
+        tail = max(1, round(TAIL * len(order)))
+        return self.z[torch.from_numpy(order[-tail:] if high else order[:tail]).to(self.z.device)]
+
+    def directions(self) -> tuple[Tensor, list[float]]:
+        """Of each property the direction, and how much it tells: see `regressed`."""
+        return regressed(mean_code(self.z), self.values, list(PROPERTIES))
+
+
+def direction(model: Model, name: str, seed: int = 0, tell: Callable[[int], object] = lambda n: None) -> Tensor:
+    """The unit vector (code,) along which one of PROPERTIES rises in what a model draws, and as little as can be of the
+    others moves: found as by the command `explore directions`, at right angles to the others. `tell`: see `Canvas`; it
+    hears of SAMPLES pictures. ValueError for another name.
+    """
+    if name not in PROPERTIES:
+        raise ValueError(f"no property is called {name!r}: choose from {', '.join(PROPERTIES)}")
+    with seeded(seed):
+        found, _ = Pool.of(Canvas(model, SIDE, SIDE, tell)).directions()
+    return orthogonalised(found)[list(PROPERTIES).index(name)]
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,11 @@ class How:
     progress: Place | None = None
 
 
+def draws(kind: type[Model], needs: str = "generate") -> bool:
+    """Does such a model draw pictures, from codes or by `sample`? One of volumes does not."""
+    return hasattr(kind, needs) and getattr(kind, "dim", 2) == 2
+
+
 @dataclass(frozen=True)
 class Opened:
     """A run's finished model, its name in the zoo, and how its images are opened."""
@@ -59,8 +64,8 @@ class Opened:
             torch.set_num_threads(how.threads)
         model, stored = checkpoint.load_model(run, usable(how.device), known=how.known)
         name = stored["spec"]["name"]
-        if not hasattr(model, needs):
-            able = ", ".join(sorted(name for name, kind in MODELS.items() if hasattr(kind, needs)))
+        if not draws(type(model), needs):
+            able = ", ".join(sorted(name for name, kind in MODELS.items() if draws(kind, needs)))
             what = "draws no samples" if needs == "sample" else "has no generator that draws from codes"
             raise ValueError(f"{run} is a run of {name}, which {what}: give a run of one of {able}")
         return cls(Path(run), model, name, opener_of(read_card(run), terminal.note))

@@ -5,7 +5,7 @@ directions`. Each writes a sheet of pictures, its figures as JSON and a page of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomalib_gan import explore
-from anomalib_gan.explore import COMMON, WAYS, Canvas, Entanglement, Values
+from anomalib_gan.explore import COMMON, SAMPLES, WAYS, Canvas, Entanglement, Pool, Values
 from anomalib_gan.properties import PROPERTIES, table
 from anomalib_gan.runtime.files import write_bytes
 from anomalib_gan.sheets import Row, markdown
 from pipelines.exploring import How, Place, exploring, written
 
-POOL = 256  # samples whose properties are measured, for sets and regressions
-TAIL = 0.2  # share of the samples that are its highest, or lowest, in a property
 MOVED = 32  # codes that go along a direction
 FREE = 6  # random directions where nothing is controlled
 SHOWN = 6  # channels, and samples, on a sheet
-LEGEND = "Below each picture: thickness of the fibres in px, share of the image that they cover, brightness.\n"
-TINY = np.finfo(np.float64).tiny
+LEGEND = "Below each picture: thickness of the fibres in px, share of it that they cover, orientation, brightness.\n"
 
 
 def summary(values: Values) -> dict[str, dict[str, float]]:
@@ -42,7 +39,8 @@ def summary(values: Values) -> dict[str, dict[str, float]]:
 def words(values: NDArray[np.float64]) -> str:
     """What is measured on one picture (properties,), in short."""
     found = dict(zip(PROPERTIES, values, strict=True))
-    return f"{found['thickness']:.1f}px {100 * found['density']:.0f}% {100 * found['brightness']:.0f}%"
+    told = [f"{found['thickness']:.1f}", f"{found['density']:.0%}", f"{found['orientation']:+.1f}"]
+    return " ".join((*told, f"{found['brightness']:.0%}"))
 
 
 # --- samples and ways -------------------------------------------------------------------------------------------------
@@ -128,38 +126,16 @@ def interpolate(run: Place, how: How, *, images: Sequence[Place] = (), count: in
 # --- sums -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Pool:
-    """Samples with a part in common (`Canvas.draw`), their properties (n, properties), and the spread of these."""
-
-    z: Tensor
-    values: Values
-
-    @classmethod
-    def of(cls, canvas: Canvas, n: int) -> Pool:
-        z = canvas.draw(n, COMMON)
-        return cls(z, table(canvas.pictures(z)))
-
-    @property
-    def spread(self) -> NDArray[np.float64]:
-        return np.maximum(self.values.std(0), TINY)
-
-    def end(self, name: str, high: bool) -> Tensor:
-        """The codes of the TAIL that are highest, or lowest, in a property."""
-        order = np.argsort(self.values[:, list(PROPERTIES).index(name)], kind="stable")
-        tail = max(1, round(TAIL * len(order)))
-        return self.z[torch.from_numpy(order[-tail:] if high else order[:tail]).to(self.z.device)]
-
-    def named(self, what: str) -> Tensor | None:
-        """The codes of "all", "PROPERTY:high" or "PROPERTY:low"; None for another word."""
-        name, _, end = what.partition(":")
-        if what == "all":
-            return self.z
-        return self.end(name, end == "high") if name in PROPERTIES and end in ("high", "low") else None
+def named(pool: Pool, what: str) -> Tensor | None:
+    """The codes of "all" samples, of "PROPERTY:high" or of "PROPERTY:low"; None for another word."""
+    name, _, end = what.partition(":")
+    if what == "all":
+        return pool.z
+    return pool.end(name, end == "high") if name in PROPERTIES and end in ("high", "low") else None
 
 
 def arithmetic(
-    run: Place, how: How, *, a: str, b: str, c: str, jitter: float | None = None, count: int = 5, samples: int = POOL
+    run: Place, how: How, *, a: str, b: str, c: str, jitter: float | None = None, count: int = 5, samples: int = SAMPLES
 ) -> str:
     """mean of A - mean of B + mean of C, each "all", "PROPERTY:high", "PROPERTY:low" or a folder of images.
 
@@ -173,7 +149,7 @@ def arithmetic(
         canvas.tell = begin(samples + 4 * number)
         pool, sets = Pool.of(canvas, samples), {}
         for letter, what in zip("ABC", (a, b, c), strict=True):
-            codes = pool.named(what)
+            codes = named(pool, what)
             if codes is None and not Path(what).is_dir():
                 raise ValueError(
                     f"{what!r} is no set: give all, PROPERTY:high or PROPERTY:low with one of {', '.join(PROPERTIES)}, "
@@ -221,8 +197,8 @@ def traverse(run: Place, how: How, *, channels: Sequence[int] = (), reach: float
         canvas, few = Canvas(opened.model, *how.size), 4
         number = len(channels) or min(SHOWN, canvas.code)
         search = 0 if channels else few * (1 + 2 * canvas.code)
-        canvas.tell = begin(POOL + search + MOVED * (1 + 2 * number) + number * count)
-        pool = Pool.of(canvas, POOL)
+        canvas.tell = begin(SAMPLES + search + MOVED * (1 + 2 * number) + number * count)
+        pool = Pool.of(canvas, SAMPLES)
         z, each = pool.z[:MOVED], torch.eye(canvas.code, device=canvas.device)
         if not channels:
             change = explore.entanglement(canvas, z[:few], each, table, pool.spread).change
@@ -236,7 +212,7 @@ def traverse(run: Place, how: How, *, channels: Sequence[int] = (), reach: float
         ]
         text = (
             f"What a step of 1 in a channel, at all places, does to {MOVED} pictures: properties in units of their "
-            f"spread over {POOL} samples, with standard errors; the image in units of its contrast.\n\n"
+            f"spread over {SAMPLES} samples, with standard errors; the image in units of its contrast.\n\n"
             + markdown(
                 ["channel", *PROPERTIES, "image"], [[i, *line] for i, line in zip(channels, cells(moved), strict=True)]
             )
@@ -267,7 +243,7 @@ def directions(
     properties: Sequence[str] = (),
     having: Place | None = None,
     lacking: Place | None = None,
-    samples: int = POOL,
+    samples: int = SAMPLES,
     reach: float = 2.0,
     count: int = 5,
 ) -> str:
@@ -289,7 +265,7 @@ def directions(
         pool = Pool.of(canvas, samples)
         means = explore.mean_code(pool.z)
         apart = torch.stack([explore.difference(pool.end(name, True), pool.end(name, False)) for name in names])
-        found, told = explore.regressed(means, pool.values, names)
+        found, told = pool.directions()
         if having is not None and lacking is not None:
             names.append(Path(having).name)
             codes = [explore.mean_code(opened.codes(folder, how.size)) for folder in (having, lacking)]
@@ -303,7 +279,7 @@ def directions(
             "orthogonal": explore.orthogonalised(found),
             "free": explore.free(torch.cat((found, still)), FREE),
         }
-        z = pool.z[:MOVED]
+        z = canvas.draw(MOVED, COMMON)  # others than the directions were found with
         moved = {
             kind: explore.entanglement(canvas, z, some, table, pool.spread) for kind, some in sets.items() if len(some)
         }
@@ -317,15 +293,23 @@ def directions(
             "properties": list(PROPERTIES),
             "spread": pool.spread.tolist(),
             "told": dict(zip(names, told, strict=True)),
-            "kinds": {kind: {"vectors": sets[kind].tolist(), **plain(one)} for kind, one in moved.items()},
+            "vectors": {
+                kind: dict(zip(names, sets[kind].tolist(), strict=False)) for kind in ("regression", "orthogonal")
+            },
+            "moved": {kind: plain(one) for kind, one in moved.items()},
         }
-        return written(how, "directions", opened, rows, result, page(names, told, pool, found, moved))
+        return written(how, "directions", opened, rows, result, page(names, told, pool, found, moved, len(still)))
 
 
 def page(
-    names: Sequence[str], told: Sequence[float], pool: Pool, found: Tensor, moved: Mapping[str, Entanglement]
+    names: Sequence[str],
+    told: Sequence[float],
+    pool: Pool,
+    found: Tensor,
+    moved: Mapping[str, Entanglement],
+    still: int,
 ) -> str:
-    """The tables of `directions`."""
+    """The tables of `directions`; `still`: numbers of the code that no sample varies."""
     kinds = ("difference", "regression", "orthogonal")
     leaks = {kind: moved[kind].leak() for kind in kinds}
     entangled: list[list[object]] = [
@@ -341,7 +325,7 @@ def page(
         for i, (name, unit) in enumerate(PROPERTIES.items())
     ] + [[name, "label", "", "", share] for name, share in zip(names, told, strict=True)][len(PROPERTIES) :]
     cosines = (found @ found.T).tolist()
-    code, free = found.shape[1], max(0, found.shape[1] - len(found))
+    code = found.shape[1] - still
     controlled = [
         [kind, float(one.change.mean()), float(np.sqrt(np.square(one.slope).mean()))]
         for kind, one in moved.items()
@@ -359,8 +343,7 @@ def page(
         + markdown(
             ["", *names], [[name, *(f"{c:+.2f}" for c in row)] for name, row in zip(names, cosines, strict=True)]
         )
-        + f"\nz has {code} numbers, {len(found)} directions control as many, {free} are left free. A step of 1, on "
-        "average over the directions of a kind: change of the image, and root mean square change of the properties.\n\n"
-        + markdown(["moved along", "image", "properties"], controlled)
-        + f"\n{LEGEND}"
+        + f"\nz has {code} numbers, {len(found)} directions control as many, {max(0, code - len(found))} are left "
+        "free. A step of 1, on average over the directions of a kind: change of the image, and root mean square change "
+        "of the properties.\n\n" + markdown(["moved along", "image", "properties"], controlled) + f"\n{LEGEND}"
     )

@@ -21,9 +21,10 @@ from anomalib_gan.properties import PROPERTIES, table
 from anomalib_gan.runtime.files import read_json
 from anomalib_gan.sheets import Row, markdown, sheet
 from pipelines import latent
+from pipelines.exploring import draws
 from pipelines.train import train
 
-DRAWING = [name for name, kind in MODELS.items() if hasattr(kind, "generate")]
+DRAWING = [name for name, kind in MODELS.items() if draws(kind)]
 SEEDS = st.integers(0, 2**31 - 1)
 CELL, CODE = 16, 6
 BRIGHT, DENSE = (
@@ -268,7 +269,7 @@ def runs(tmp_path_factory):
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(latent, "MOVED", 3)
-    monkeypatch.setattr(latent, "POOL", 12)
+    monkeypatch.setattr(latent, "SAMPLES", 12)
 
 
 SMALL = ("--size", "40x48", "--device", "cpu")
@@ -331,9 +332,9 @@ def test_images_with_and_without_something_give_one_more_direction(runs, cli, qu
     assert code == 0, err
     found = read_json(tmp_path / "x/directions.json")
     assert list(found["told"]) == [*PROPERTIES, "normal"] and "| normal | label |" in out
-    vectors = torch.tensor(found["kinds"]["orthogonal"]["vectors"])
+    vectors, others = (torch.tensor(list(found["vectors"][kind].values())) for kind in ("orthogonal", "regression"))
     assert vectors.shape == (5, 6)
-    product = vectors @ torch.tensor(found["kinds"]["regression"]["vectors"]).T
+    product = vectors @ others.T
     assert (product - torch.diag(product.diagonal())).abs().max() < 1e-4
 
 
