@@ -18,14 +18,12 @@ from anomalib_gan.editing import MU, edited, inverted
 from anomalib_gan.export import usable
 from anomalib_gan.model import Model
 from anomalib_gan.panels import save_picture, shown
-from anomalib_gan.properties import PROPERTIES, table
 from anomalib_gan.restoring import STEPS, psnr
 from anomalib_gan.runtime.card import read_card
 from anomalib_gan.runtime.files import read_json, write_bytes, write_json
 from anomalib_gan.sheets import Row, save
 from pipelines.restoring import stepped, tensor
 
-SAMPLES, SIDE = 256, 192  # pictures, and px, that directions are found from
 CONTRAST = 2.0  # by which the residual is shown, mid-grey being none
 
 
@@ -63,7 +61,7 @@ def invert(
         x = tensor(pixels.astype(np.float64) * (2 / white) - 1, model, str(image)).to(device)
         sha256 = picture.sha256
     with terminal.working("inverting", progress) as begin:
-        done = begin(steps + (SAMPLES if move is not None and directions is None else 0))
+        done = begin(steps + (explore.SAMPLES if move is not None and directions is None else 0))
         along = None if move is None else direction(model, move, directions, seed, done)
         start, found = inverted(model, x, mu=mu, steps=steps, progress=stepped(done))
         before, after = psnr(start.image, x), psnr(found.image, x)
@@ -100,28 +98,22 @@ def invert(
 def direction(
     model: Model, move: str, directions: str | os.PathLike[str] | None, seed: int, tell: Callable[[int], object]
 ) -> Tensor:
-    """The unit vector (code,) along which a property rises and others stay, as far as they rise evenly: that of a file
-    of `explore directions` or, without one, found as there from SAMPLES samples.
+    """The unit vector (code,) along which a property rises and the others hardly do: that of a file of `explore
+    directions` or, without one, found as there. ValueError where there is none, or one of another code.
     """
-    if directions is not None:
-        found = read_json(directions)
-        try:
-            names, vectors = list(found["told"]), torch.tensor(found["kinds"]["orthogonal"]["vectors"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{directions} holds no directions ({error!r}): give the directions.json of `explore directions`"
-            ) from error
-    else:
-        names = list(PROPERTIES)
-    if move not in names:
-        raise ValueError(f"no direction is called {move!r}: choose from {', '.join(names)}")
     if directions is None:
-        with explore.seeded(seed):
-            canvas = explore.Canvas(model, SIDE, SIDE, tell)
-            z = canvas.draw(SAMPLES, explore.COMMON)
-            values = table(canvas.pictures(z))
-        vectors = explore.orthogonalised(explore.regressed(explore.mean_code(z), values, names)[0])
-    code = vectors.shape[-1]
-    if code != model.code:
-        raise ValueError(f"{directions} is of a code of {code} numbers, the model's has {model.code}: use its own file")
-    return vectors[names.index(move)]
+        return explore.direction(model, move, seed, tell)
+    try:
+        known = dict(read_json(directions)["vectors"]["orthogonal"])
+        vector = torch.tensor(known[move]) if move in known else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{directions} holds no directions ({error!r}): give the directions.json of `explore directions`"
+        ) from error
+    if vector is None:
+        raise ValueError(f"{directions} has no direction {move!r}: choose from {', '.join(known)}")
+    if vector.shape != (model.code,):
+        raise ValueError(
+            f"{directions} is of a code of {vector.numel()} numbers, the model's has {model.code}: find this run's own"
+        )
+    return vector

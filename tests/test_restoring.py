@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_cli import cli  # noqa: F401
 from test_training import write
 
-from anomalib_gan import restoring
+from anomalib_gan import explore, restoring
 from anomalib_gan.checkpoint import load_model
 from anomalib_gan.degrading import APART, STRENGTH, Degradation, degradation, filters, holes, wiener
 from anomalib_gan.editing import edited, inverted
@@ -37,7 +37,6 @@ from anomalib_gan.restoring import (
     windows,
 )
 from anomalib_gan.runtime.files import read_json, write_json
-from pipelines import inverting
 from pipelines.train import train
 
 SMALL = {"width": 8, "code": 4, "patch": 32, "steps": 20}
@@ -386,9 +385,7 @@ def test_the_command_inverts_an_image_moves_its_codes_and_stores_them(runs, cli,
     assert told["psnr"]["found"] == pytest.approx(psnr(again, signed(image)), abs=0.01)
 
     vectors = np.eye(6)[:4].tolist()
-    write_json(
-        tmp_path / "d.json", {"told": dict.fromkeys(PROPERTIES, 1.0), "kinds": {"orthogonal": {"vectors": vectors}}}
-    )
+    write_json(tmp_path / "d.json", {"vectors": {"orthogonal": dict(zip(PROPERTIES, vectors, strict=True))}})
     code, _, err = cli(*asked, tmp_path / "b", "--move", "density", "--by", -1.5, "--directions", tmp_path / "d.json")
     assert code == 0, err
     step = torch.zeros_like(torch.from_numpy(codes["z"]))
@@ -404,8 +401,9 @@ def test_the_command_inverts_an_image_moves_its_codes_and_stores_them(runs, cli,
 
 
 def test_a_direction_is_found_from_samples_where_no_file_is_given(runs, cli, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(inverting, "SAMPLES", 12)
-    monkeypatch.setattr(inverting, "SIDE", 64)
+    monkeypatch.setattr(explore.Pool.of.__func__, "__defaults__", (12,))
+    monkeypatch.setattr(explore, "SAMPLES", 12)
+    monkeypatch.setattr(explore, "SIDE", 64)
     asked = ("explore", "invert", runs / "run", runs / "normal/0.png", "--steps", 2, "--threads", 1, "--device", "cpu")
     code, _, err = cli(*asked, "--move", "brightness", "--out", tmp_path, "--progress", tmp_path / "far.json")
     assert code == 0, err
@@ -424,7 +422,7 @@ def test_a_direction_is_found_from_samples_where_no_file_is_given(runs, cli, tmp
         ("restore {0}/run {0}/colour.png --degradation noise", "is a colour image, the model has 1 channel"),
         ("restore {0}/run {0}/normal --degradation hole --mask {0}/black.png", "is nowhere white"),
         ("restore {0}/run {0}/mask.png --degradation hole --mask {0}/colour.png", "64x64 px for an image of 96x160"),
-        ("invert {0}/run {0}/normal/0.png --move colour", "no direction is called 'colour': choose from thickness"),
+        ("invert {0}/run {0}/normal/0.png --move colour", "no property is called 'colour': choose from thickness"),
         ("invert {0}/run {0}/normal/0.png --move density --directions {0}/ae/card.json", "holds no directions"),
         ("invert {0}/ae {0}/normal/0.png", "AE draws no image from codes"),
         ("invert {0}/run {0}/nowhere.png", "nowhere.png"),
