@@ -31,7 +31,7 @@ from anomalib_gan.runtime.tiling import Box, Grid, Tile
 from anomalib_gan.training import derive_seed
 
 STEPS = 300  # of Adam
-MUS = (0.003, 0.03, 0.3)  # among which mu is found
+MUS = (0.03, 0.3, 3.0)  # among which mu is found
 TILE, HALO = 1024, 64  # px: side of the tiles, and what each is restored beyond its edges
 TUNED = 192  # px, side of the squares on which settings are found
 SQUARES = 4  # of them, at most

@@ -401,7 +401,8 @@ def test_the_command_inverts_an_image_moves_its_codes_and_stores_them(runs, cli,
 
 
 def test_a_direction_is_found_from_samples_where_no_file_is_given(runs, cli, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(explore.Pool.of.__func__, "__defaults__", (12,))
+    of = explore.Pool.of
+    monkeypatch.setattr(explore.Pool, "of", lambda canvas: of(canvas, 12))
     monkeypatch.setattr(explore, "SAMPLES", 12)
     monkeypatch.setattr(explore, "SIDE", 64)
     asked = ("explore", "invert", runs / "run", runs / "normal/0.png", "--steps", 2, "--threads", 1, "--device", "cpu")
