@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -64,10 +64,10 @@ class Canvas:
     """
 
     def __init__(self, model: Model, height: int, width: int, tell: Callable[[int], object] = lambda n: None) -> None:
-        self.model: Any = model
+        self.model = cast(Any, model)
         self.size, self.tell = (height, width), tell
         self.device = device_of(model)
-        self.code = int(self.model.code)
+        self.code: int = self.model.code
         # From one code to the next it is `unit` px; a generator that does not pad draws less, one that overlaps more.
         with torch.no_grad():
             drawn = [self.model.generate(torch.zeros(1, self.code, k, k, device=self.device)) for k in (8, 9)]
@@ -329,7 +329,7 @@ def entanglement(
     direction, so that their own differences do not count.
     """
     still = canvas.pictures(z)
-    contrast = max(float(still.std((1, 2)).mean()), np.finfo(np.float32).tiny)
+    contrast = max(float(still.std((1, 2)).mean()), float(np.finfo(np.float32).tiny))
     slopes, changes = [], []
     for one in directions:
         there, back = (canvas.pictures(z + sign * step * one[:, None, None]) for sign in (1, -1))

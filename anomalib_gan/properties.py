@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -81,7 +82,7 @@ def measure(image: Image) -> Measured:
     return Measured(thickness(smooth, level), float((smooth > level).mean()), brightness, angle, coherence)
 
 
-def thickness(smooth: NDArray[np.float32], level: float) -> float:
+def thickness(smooth: NDArray[Any], level: float) -> float:
     """Median width in px of what lies above `level` in (H, W), 0 where nothing does."""
     fine = cv2.resize(smooth, None, fx=FINER, fy=FINER, interpolation=cv2.INTER_LINEAR)
     mask = fine > level
@@ -96,13 +97,13 @@ def thickness(smooth: NDArray[np.float32], level: float) -> float:
     return float(np.median(2 * far[centre] - 0.5)) / FINER if centre.any() else 0.0
 
 
-def slopes(plane: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def slopes(plane: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Slope of (H, W) downwards and to the right, per px, by central differences."""
     down, across = (cv2.Sobel(plane, cv2.CV_32F, *order, ksize=1, scale=0.5) for order in ((0, 1), (1, 0)))
-    return down, across  # type: ignore[return-value]
+    return down, across
 
 
-def orientation(smooth: NDArray[np.float32]) -> tuple[float, float]:
+def orientation(smooth: NDArray[Any]) -> tuple[float, float]:
     """(angle in degrees, coherence) of the whole of (H, W), see `Measured`."""
     down, across = slopes(smooth)
     yy, xx, xy = (float((a * b).mean(dtype=np.float64)) for a, b in ((down, down), (across, across), (down, across)))

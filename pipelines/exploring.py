@@ -74,9 +74,15 @@ class Opened:
         """The middle of an image, (1, C, H, W) in [-1, 1], at most `side` high and wide: multiples of the stride."""
         return next(self.crops(path, side, most=1))
 
-    def crops(self, path: Path, side: tuple[int, int], most: int | None = None) -> Iterator[Tensor]:
-        """As many pieces of that size as fit side by side in the middle of an image; ValueError where none does."""
-        stride, least = self.model.stride, max(self.model.smallest, self.model.stride)
+    def crops(
+        self, path: Path, side: tuple[int, int], most: int | None = None, exact: bool = False
+    ) -> Iterator[Tensor]:
+        """As many pieces of that size as fit side by side in the middle of an image; ValueError where none does.
+
+        They are of the largest multiples of the stride within it, as the model wants them, or `exact`.
+        """
+        stride = 1 if exact else self.model.stride
+        least = 1 if exact else max(self.model.smallest, stride)
         with self.open(path) as picture:
             tall, wide = (
                 max(least, min(want, have) // stride * stride)
@@ -96,12 +102,12 @@ class Opened:
             for j in range(across):
                 yield x[..., top + i * tall :, left + j * wide :][..., :tall, :wide].contiguous()
 
-    def pieces(self, folder: Place, side: tuple[int, int]) -> list[Tensor]:
+    def pieces(self, folder: Place, side: tuple[int, int], exact: bool = False) -> list[Tensor]:
         """Pieces of that size of all images of a folder; ValueError where it holds none, or they come out unequal."""
         files = find_images(folder) if Path(folder).is_dir() else []
         if not files:
             raise ValueError(f"{folder} holds no image: give a folder of images")
-        found = [x for path in files for x in self.crops(path, side)]
+        found = [x for path in files for x in self.crops(path, side, exact=exact)]
         if len({x.shape for x in found}) > 1:
             least = min(min(x.shape[2:]) for x in found)
             raise ValueError(f"the images of {folder} give pieces of unequal size: give a --size of {least}x{least}")

@@ -112,8 +112,9 @@ def direction(
         ) from error
     if vector is None:
         raise ValueError(f"{directions} has no direction {move!r}: choose from {', '.join(known)}")
-    if vector.shape != (model.code,):
+    code: Any = model.code
+    if vector.shape != (code,):
         raise ValueError(
-            f"{directions} is of a code of {vector.numel()} numbers, the model's has {model.code}: find this run's own"
+            f"{directions} is of a code of {vector.numel()} numbers, the model's has {code}: find this run's own"
         )
     return vector

@@ -49,7 +49,7 @@ def words(values: NDArray[np.float64]) -> str:
 def sample(run: Place, how: How, *, count: int = 16, against: Place | None = None) -> str:
     """Draws `count` samples into OUT/samples and measures them, and the images of the folder `against`, if any."""
     with exploring(run, how, "sample") as (opened, begin):
-        real = [] if against is None else [x[0].mean(0).cpu().numpy() for x in opened.pieces(against, how.size)]
+        real = [] if against is None else [x[0].mean(0).cpu().numpy() for x in opened.pieces(against, how.size, True)]
         done, pictures = begin(count), []
         for number in range(count):
             drawn = explore.sampled(opened.model, *how.size)
@@ -91,7 +91,7 @@ def interpolate(run: Place, how: How, *, images: Sequence[Place] = (), count: in
         if len({x.shape for x in originals}) > 1:
             raise ValueError("the images give pieces of unequal size: give a --size that all of them have")
         if originals:
-            how = replace(how, size=tuple(originals[0].shape[2:]))
+            how = replace(how, size=(originals[0].shape[2], originals[0].shape[3]))
         canvas = Canvas(opened.model, *how.size)
         canvas.tell = begin(len(WAYS) * count + (len(images) != 2) * side**2)
         z = torch.cat([explore.encoded(opened.model, x) for x in originals]) if images else canvas.draw(4)
@@ -283,6 +283,7 @@ def directions(
         moved = {
             kind: explore.entanglement(canvas, z, some, table, pool.spread) for kind, some in sets.items() if len(some)
         }
+        own = (found * sets["orthogonal"]).sum(1).tolist()
         rows = []
         for i in shown:
             for kind in ("regression", "orthogonal"):
@@ -294,16 +295,18 @@ def directions(
             "spread": pool.spread.tolist(),
             "told": dict(zip(names, told, strict=True)),
             "vectors": {
-                kind: dict(zip(names, sets[kind].tolist(), strict=False)) for kind in ("regression", "orthogonal")
+                kind: dict(zip(names, sets[kind].tolist(), strict=True)) for kind in ("regression", "orthogonal")
             },
+            "own": dict(zip(names, own, strict=True)),
             "moved": {kind: plain(one) for kind, one in moved.items()},
         }
-        return written(how, "directions", opened, rows, result, page(names, told, pool, found, moved, len(still)))
+        return written(how, "directions", opened, rows, result, page(names, told, own, pool, found, moved, len(still)))
 
 
 def page(
     names: Sequence[str],
     told: Sequence[float],
+    own: Sequence[float],
     pool: Pool,
     found: Tensor,
     moved: Mapping[str, Entanglement],
@@ -324,7 +327,10 @@ def page(
         [name, unit, float(means[i]), float(spread[i]), float(told[i])]
         for i, (name, unit) in enumerate(PROPERTIES.items())
     ] + [[name, "label", "", "", share] for name, share in zip(names, told, strict=True)][len(PROPERTIES) :]
-    cosines = (found @ found.T).tolist()
+    cosines = [
+        [name, *(f"{cosine:+.2f}" for cosine in row), f"{rest:.2f}"]
+        for name, row, rest in zip(names, (found @ found.T).tolist(), own, strict=True)
+    ]
     code = found.shape[1] - still
     controlled = [
         [kind, float(one.change.mean()), float(np.sqrt(np.square(one.slope).mean()))]
@@ -339,10 +345,9 @@ def page(
         "with standard errors; the image in units of its contrast; leak, the share of all movement that is not the "
         "wanted property's.\n\n"
         + markdown(["direction", "found by", *PROPERTIES, "image", "leak"], entangled)
-        + "\nCosines of the directions found by regression.\n\n"
-        + markdown(
-            ["", *names], [[name, *(f"{c:+.2f}" for c in row)] for name, row in zip(names, cosines, strict=True)]
-        )
+        + "\nCosines of the directions found by regression; own, the length of what is left of each at right angles to "
+        "the others. Where it is near 0 the generator knows properties by one direction, and what is left is noise.\n\n"
+        + markdown(["", *names, "own"], cosines)
         + f"\nz has {code} numbers, {len(found)} directions control as many, {max(0, code - len(found))} are left "
         "free. A step of 1, on average over the directions of a kind: change of the image, and root mean square change "
         "of the properties.\n\n" + markdown(["moved along", "image", "properties"], controlled) + f"\n{LEGEND}"

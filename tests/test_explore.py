@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 import torch
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import geometric_slerp
@@ -21,9 +25,11 @@ from anomalib_gan.properties import PROPERTIES, table
 from anomalib_gan.runtime.files import read_json
 from anomalib_gan.sheets import Row, markdown, sheet
 from pipelines import latent
+from pipelines.cli import build
 from pipelines.exploring import draws
 from pipelines.train import train
 
+DOCS = Path(__file__).parents[1] / "docs"
 DRAWING = [name for name, kind in MODELS.items() if draws(kind)]
 SEEDS = st.integers(0, 2**31 - 1)
 CELL, CODE = 16, 6
@@ -314,7 +320,7 @@ def test_a_sample_of_any_size_is_written_by_itself(runs, cli, tmp_path):  # noqa
 def test_the_way_between_images_begins_and_ends_with_what_inversion_found_of_them(runs, cli, tmp_path):  # noqa: F811
     ends = [word for i in range(2) for word in ("--image", runs / f"normal/{i}.png")]
     code, _, err = cli(
-        "explore", "interpolate", runs / "run", *ends, "--out", tmp_path, "--size", "64x64", "--count", 2
+        "explore", "interpolate", runs / "run", *ends, "--out", tmp_path, "--size", "64x70", "--count", 2
     )
     assert code == 0, err
     found = read_json(tmp_path / "interpolation.json")
@@ -331,11 +337,23 @@ def test_images_with_and_without_something_give_one_more_direction(runs, cli, qu
     )
     assert code == 0, err
     found = read_json(tmp_path / "x/directions.json")
-    assert list(found["told"]) == [*PROPERTIES, "normal"] and "| normal | label |" in out
+    assert list(found["told"]) == [*PROPERTIES, "normal"] == list(found["own"]) and "| normal | label |" in out
     vectors, others = (torch.tensor(list(found["vectors"][kind].values())) for kind in ("orthogonal", "regression"))
     assert vectors.shape == (5, 6)
     product = vectors @ others.T
     assert (product - torch.diag(product.diagonal())).abs().max() < 1e-4
+
+
+def test_the_page_names_options_that_the_commands_have_and_pictures_that_are_there():
+    text = (DOCS / "explore.md").read_text(encoding="utf-8")
+    lines = [line.split() for line in re.findall(r"^    anomalib-gan explore (.+)$", text, re.M)]
+    assert [name for name, *_ in lines] == ["sample", "interpolate", "arithmetic", "traverse", "directions"]
+    commands = typer.main.get_command(build(["explore"])).commands["explore"].commands
+    for name, *words in lines:
+        known = {option for parameter in commands[name].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, name
+    pictures = re.findall(r"\((explore/.+?\.png)\)", text)
+    assert len(pictures) == 5 and all((DOCS / one).stat().st_size < 100_000 for one in pictures)
 
 
 @pytest.mark.parametrize(
