@@ -12,7 +12,7 @@ code is a function of its pixels, and a tiled image equals the whole one as long
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -109,15 +109,29 @@ def _search(
         }
         return Inversion(z, image, {name: interpolate(term, x.shape[-2:]) for name, term in terms.items()})
 
-    z = start.detach().clone().requires_grad_()
-    optimiser = torch.optim.Adam([z], RATE)
-    for step in range(steps):
-        loss = at(z).left(weights).sum()
-        optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
-        (z.grad,) = torch.autograd.grad(loss, z)
-        optimiser.step()
+    z = descend(lambda z: at(z).left(weights).sum(), start, steps)
     with torch.no_grad():
-        return at(z.detach())
+        return at(z)
+
+
+def descend(
+    loss: Callable[[Tensor], Tensor],
+    start: Tensor,
+    steps: int,
+    progress: Callable[[range], Iterable[int]] = iter,
+) -> Tensor:
+    """The codes of least `loss`, a number, that Adam finds in so many steps from `start`.
+
+    `progress` wraps the steps to show how far it is. Nothing else is moved, and no gradient is left behind.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        z = start.detach().clone().requires_grad_()
+        optimiser = torch.optim.Adam([z], RATE)
+        for step in progress(range(steps)):
+            optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
+            (z.grad,) = torch.autograd.grad(loss(z), z)
+            optimiser.step()
+    return z.detach()
 
 
 def cut(x: Tensor, side: int) -> Tensor:

@@ -1,8 +1,9 @@
 """Work that needs torch, beside the dashboard: a chain of commands that outlives the page, the browser and the server.
 
-A job is the folder `job` in the run that it makes, below the folder of runs. A process of its own (`work`) goes through
-the commands one by one, writes down what became of each, and holds a lock that dies with it: one job at a time. What is
-done stays done, so a job that was stopped, failed or was killed goes on where it ended.
+A job is the folder `job` in the run that it makes, below the folder of runs; what explores a run makes a folder in that
+run in place of one. A process of its own (`work`) goes through the commands one by one, writes down what became of
+each, and holds a lock that dies with it: one job at a time. What is done stays done, so a job that was stopped, failed
+or was killed goes on where it ended.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ def latest(runs: str | os.PathLike[str]) -> Job | None:
 
 
 def start(runs: str | os.PathLike[str], name: str, commands: Sequence[Sequence[str]], bundle: Path, user: User) -> Path:
-    """Starts a job in the new run `name`: `commands` of `anomalib-gan`, the last of which writes the new `bundle`.
+    """Starts a job in the new run `name`: `commands` of `anomalib-gan`, the last of which writes the new `bundle`, or
+    the folder that stands in its place.
 
     PermissionError unless the user is an engineer, ValueError for what is no name, FileExistsError where the run or the
     bundle is there already, BusyError where a job is at work.
@@ -124,7 +126,7 @@ def go_on(folder: Path, user: User) -> None:
 
 def stop(folder: Path, user: User) -> None:
     """Asks the job to end: its command is interrupted, as by Ctrl-C, and what it has written stays."""
-    require(user, "engineer", "stop a training")
+    require(user, "engineer", "stop a job")
     (folder / STOP).touch()
 
 

@@ -70,8 +70,8 @@ def beginning(chosen: Detector, user: User, *, busy: bool) -> None:
 
 
 @st.fragment(run_every=2.0)
-def at_work(runs: str, user: User) -> None:
-    """How far the job is, looked up anew every two seconds until it ends."""
+def at_work(runs: str, user: User, stopped: str = "The last checkpoint stays, for `Go on`.") -> None:
+    """How far the job is, looked up anew every two seconds until it ends. `stopped`: what stopping it means."""
     try:
         job = jobs.latest(runs)
         if job is None or not job.running:
@@ -82,7 +82,7 @@ def at_work(runs: str, user: User) -> None:
         st.error(plain(str(error)))
         return
     st.button(
-        "Stop", disabled=(job.folder / jobs.STOP).exists(), help="The last checkpoint stays, for `Go on`.",
+        "Stop", disabled=(job.folder / jobs.STOP).exists(), help=stopped,
         on_click=attempt, args=(lambda: jobs.stop(job.folder, user),),
     )  # fmt: skip
 

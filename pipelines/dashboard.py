@@ -103,7 +103,8 @@ def command(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8501,
     users: Annotated[Path | None, typer.Option(help="File of users; whoever comes then has to sign in.")] = None,
     runs: Annotated[
-        Path | None, typer.Option(help="Folder of runs: the next model is trained there, by a button of page Models.")
+        Path | None,
+        typer.Option(help="Folder of runs, where buttons train and explore models."),
     ] = None,
 ) -> None:
     """Inspect images and explore detectors in a browser.

@@ -301,13 +301,16 @@ def test_a_camera_gives_pictures_that_are_judged(page) -> None:
     expect(page.get_by_text(VERDICT)).not_to_have_text("REJECT")
 
 
-def test_explore_draws_samples_and_takes_a_map_apart(page) -> None:
+def test_explore_draws_samples_takes_a_map_apart_and_says_what_an_inversion_needs(page) -> None:
     page.get_by_role("link", name="Explore").click()
     expect(page.locator(".viewer[data-scale]")).to_be_visible()
     page.get_by_role("radio", name="What the map is made of").click()
     page.get_by_role("radio", name="Folder").click()
     expect(page.get_by_text("own alpha is 0.75")).to_be_visible()
     expect(page.get_by_text("critic", exact=True)).to_be_visible()
+    page.get_by_role("radio", name="Inversion").click()
+    expect(page.get_by_text("Start the dashboard with `--runs DIR`")).to_be_visible()
+    expect(page.get_by_role("button", name="Invert", exact=True)).to_be_disabled()
 
 
 def test_two_models_show_their_maps_of_one_image_side_by_side(page) -> None:

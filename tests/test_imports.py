@@ -58,23 +58,8 @@ RULES = [  # (who, may not import, except)
         tuple(
             f"pipelines.{name}"
             for name in (
-                *(
-                    "benchmark",
-                    "calibrate",
-                    "diagnose",
-                    "evaluate",
-                    "explore",
-                    "exploring",
-                    "export",
-                    "latent",
-                    "load",
-                    "paint",
-                    "score",
-                    "train",
-                    "translate",
-                    "types",
-                    "upscale",
-                ),
+                *("benchmark", "calibrate", "diagnose", "evaluate", "explore", "exploring", "export", "inverting"),
+                *("latent", "load", "paint", "restoring", "score", "train", "translate", "types", "upscale"),
             )
         ),
         ("dashboard",),

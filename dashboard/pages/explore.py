@@ -1,10 +1,10 @@
-"""Explore: what the detector has learnt. Samples of its generator, the way between two images, and what its map is
-made of.
+"""Explore: what the detector has learnt. Samples of its generator, the way between two images, what its map is made of;
+and, of its run, an image inverted and edited, and directions in the codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,13 @@ from anomalib_gan.records.access import User
 from anomalib_gan.runtime.bundle import GENERATOR, PARTS
 from dashboard.choosing import choose, detector
 from dashboard.detectors import Detector
+from dashboard.exploring import directions, inversion
 from dashboard.sources import Item
 from dashboard.text import plain
 from dashboard.viewer import Bytes, Scene, heat_picture, toned, viewer, warmed
 
 SAMPLE, BETWEEN, MADE_OF = "Sample", "Between two images", "What the map is made of"
+INVERSION, DIRECTIONS = "Inversion", "Directions"
 MARGIN = 2
 """Codes around a sample that are drawn and cut off: what lies along the edge is not drawn like the rest."""
 SIDE = 1024
@@ -35,7 +37,10 @@ def page(user: User) -> None:
         chosen = detector()
     if chosen is None:
         return
-    ways = {SAMPLE: sample, BETWEEN: between, MADE_OF: made_of}
+    ways: dict[str, Callable[[Detector], None]] = {
+        SAMPLE: sample, BETWEEN: between, MADE_OF: made_of,
+        INVERSION: lambda one: inversion(one, user), DIRECTIONS: lambda one: directions(one, user),
+    }  # fmt: skip
     way = st.segmented_control("Explore", list(ways), default=SAMPLE, key="explore", label_visibility="collapsed")
     try:
         ways[way or SAMPLE](chosen)
