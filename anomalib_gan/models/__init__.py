@@ -11,6 +11,7 @@ from anomalib_gan.models.beta_tc_vae import BetaTCVAE
 from anomalib_gan.models.bigan import BiGAN
 from anomalib_gan.models.cgan import CGAN
 from anomalib_gan.models.dcgan import DCGAN
+from anomalib_gan.models.ddpm import DDPM
 from anomalib_gan.models.denoising_ae import DenoisingAE
 from anomalib_gan.models.ebgan import EBGAN
 from anomalib_gan.models.fcbigan import FCBiGAN
@@ -47,6 +48,7 @@ MODELS: dict[str, type[Model]] = {
     "vae_gan": VAEGAN,
     "bigan": BiGAN,
     "ganomaly": GANomaly,
+    "ddpm": DDPM,
 }
 
 
