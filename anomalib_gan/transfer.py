@@ -34,7 +34,7 @@ from anomalib_gan.runtime.image import find_images
 from anomalib_gan.training import Trainer, derive_seed
 
 COUNTS = (5, 10, 20)
-REPEATS = 5
+REPEATS = 10
 STEPS = 60  # of the fine-tuning
 BATCH = 32
 RATE = 1e-3  # of the fine-tuning
@@ -128,9 +128,12 @@ def trunks_of(model: Model) -> dict[str, nn.Module]:
 
 
 def pooled(field: Tensor) -> Tensor:
-    """A field of features (N, f, h, w) as 2 f numbers for each image: mean and deviation over its places."""
-    field = field.float()
-    return torch.cat((field.mean((2, 3)), (field.var((2, 3), correction=0) + 1e-6).sqrt()), 1)
+    """A field of features (N, f, h, w) as 2 f numbers for each image: mean and deviation over the middle half of its
+    rows and columns, for a crop is named after what lies in its middle, and the material around that dilutes it.
+    """
+    rows, columns = (slice((n - max(1, n // 2)) // 2, (n + max(1, n // 2)) // 2) for n in field.shape[-2:])
+    middle = field[..., rows, columns].float()
+    return torch.cat((middle.mean((2, 3)), (middle.var((2, 3), correction=0) + 1e-6).sqrt()), 1)
 
 
 class Classifier(Model):

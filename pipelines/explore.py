@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,7 +54,11 @@ def transfer(
         return models.build(spec["name"], **spec["params"])
 
     crops = read_crops(labelled, model, bits=bits, white=white)
-    given = {"counts": sorted(set(labels or COUNTS)), "repeats": repeats or REPEATS, "steps": steps or STEPS}
+    given: dict[str, Any] = {
+        "counts": sorted(set(labels or COUNTS)),
+        "repeats": repeats or REPEATS,
+        "steps": steps or STEPS,
+    }
     flips = bool(card.get("settings", {}).get("flips", True))
     rows = compare(
         model, fresh, crops, **given, seed=seed, flips=flips, progress=lambda draws: terminal.track(draws, what="draws")
@@ -71,7 +75,7 @@ def transfer_command(
     labelled: Annotated[Path, typer.Option(metavar="DIR", help="A folder of crops for each class of defects.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where transfer.md and transfer.json go.")],
     labels: Annotated[str, typer.Option(metavar="N,N,...", help="Labels a class.")] = "5,10,20",
-    repeats: Annotated[int, typer.Option(min=2, help="Draws of labels.")] = 5,
+    repeats: Annotated[int, typer.Option(min=2, help="Draws of labels.")] = 10,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the fine-tuning.")] = 60,
     seed: Annotated[int, typer.Option(help="Of draws, untrained networks and fine-tuning.")] = 0,
     threads: options.Threads = None,
@@ -79,8 +83,8 @@ def transfer_command(
     """Compare a trained encoder and critic with untrained ones as features for naming defects from few labels.
 
     Each network is used as it is, with a logistic regression on its features, and then trained on a little further;
-    the same network untrained goes the same two ways on the same labels. The crops are cut so that the defect lies in
-    them, about as large as a training patch, and all of one size.
+    the same network untrained goes the same two ways on the same labels. Cut the crops about as large as
+    a training patch, with the defect in their middle, which is all that is named.
     """
     from anomalib_gan import terminal
 

@@ -179,22 +179,22 @@ def moments(x):
 @pytest.mark.parametrize("target", ["noise", "velocity", "image"])
 def test_a_net_that_was_trained_a_little_draws_a_gaussian_texture(target):
     torch.manual_seed(0)
-    model = build("ddpm", width=16, patch=24, shrink=1, batch=16, target=target)
+    model = build("ddpm", width=16, patch=48, shrink=1, batch=6, target=target)
 
     def batch(n):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(n)
-            return field(16, 24)
+            return field(6, 48)
 
     trainer = Trainer(model, batch, 400, seed=0)
     with torch.enable_grad():
         for _ in trainer:
             pass
-    model = trainer.finish([batch(1000 + n)[:1] for n in range(4)])
+    model = trainer.finish([batch(1000 + n)[:1] for n in range(8)])
     torch.manual_seed(1)
-    mean, deviation, *along = moments(field(64, 64))
+    mean, deviation, *along = moments(field(64, 48))
     for given in ({"steps": 100}, {"steps": 100, "eta": 1.0}, {"steps": 10, "analytic": True}):
-        found = moments(model.sample(4, 64, 64, **given))
+        found = moments(model.sample(12, 48, 48, **given))
         assert found[0] == pytest.approx(mean, abs=0.05)
         assert found[1] == pytest.approx(deviation, rel=0.15)
         assert found[2:] == pytest.approx(along, abs=0.12)

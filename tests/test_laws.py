@@ -58,7 +58,7 @@ SMALL = {
     "bigan prior": {**PATCHES, "score": "prior", "objective": "minimax", "regulariser": "total_correlation"},
     "ganomaly": AE,
     "ganomaly l1": {**AE, "residual": "l1", "alpha": 0.9},
-    "ddpm": {"width": 16, "patch": 64, "batch": 8, "smoothing": 2.0},
+    "ddpm": {"width": 16, "patch": 64, "batch": 8, "period": 16, "smoothing": 2.0},
     "ddpm velocity": {
         "width": 8,
         "patch": 32,

@@ -27,8 +27,7 @@ from anomalib_gan.nets_diffusion import Denoiser
 from anomalib_gan.residuals import RESIDUALS, smooth
 from anomalib_gan.scale import working_scale
 
-SIDE = 48  # working px, of the patches that are trained on
-PERIOD = 32  # working px, after which the map's noise repeats: its grid begins at the image's origin
+SIDE = 96  # working px, of the patches that are trained on: U sees 33 to all sides
 TOLD = 32  # numbers that tell U the degree of noise
 WINDOW = 4  # radius of SSIM's window
 DEGREES = 32  # of noise at which the error is measured that a sampler makes up for
@@ -46,7 +45,8 @@ class DDPM(Model):
 
     `noise`: the t that the map adds, as a share of T: more hides larger defects, and more of the material. `steps`: of
     the map's way back; each of them sees `Denoiser.reach` farther, so they are few. `target`: what U tells, "noise",
-    "image" or "velocity". `residual`: what the map is measured by, "ssim", "l1" or "l2". `smoothing` of the map: sigma
+    "image" or "velocity". `period`: working pixels after which the map's noise repeats, on a grid that begins at the
+    image's origin. `residual`: what the map is measured by, "ssim", "l1" or "l2". `smoothing` of the map: sigma
     in working pixels. `shrink`: the working scale is 1/shrink of the image. `width`: of the layers.
     """
 
@@ -60,29 +60,32 @@ class DDPM(Model):
         channels: int = 1,
         width: int = 32,
         patch: int = 2 * SIDE,
-        batch: int = 32,
+        batch: int = 8,
         shrink: int = 2,
         timesteps: int = 1000,
         target: Literal["noise", "image", "velocity"] = "noise",
         noise: float = 0.4,
         steps: int = 3,
+        period: int = 32,
         residual: Literal["ssim", "l1", "l2"] = "l1",
         smoothing: float = 4.0,
         lr: float = 2e-3,
     ) -> None:
         super().__init__()
+        if period < 1 or period % Denoiser.stride:
+            raise ValueError(f"noise cannot repeat every {period} px: give a multiple of {Denoiser.stride}")
         if not 0 < noise <= 1:
             raise ValueError(f"a share of {noise} of the noise cannot be added: give more than 0 and at most 1")
         self.channels, self.patch, self.batch, self.shrink = channels, patch, batch, shrink
-        self.timesteps, self.target, self.steps = timesteps, target, steps
+        self.timesteps, self.target, self.period = timesteps, target, period
         self.residual, self.smoothing, self.lr = residual, smoothing, lr
         self.abar = cosine(timesteps)
         self.times = spaced(max(1, round(noise * timesteps)), steps)  # from the map's t back to 0
         self.U = Denoiser(channels, width, TOLD)
-        self.stride = PERIOD * shrink
+        self.stride = period * shrink
         reach = steps * self.U.reach + WINDOW + 3 * smoothing + 2
         self.halo = self.stride * -int(-reach * shrink // self.stride)
-        eps = torch.randn(1, channels * PERIOD**2, 1, 1, generator=torch.Generator().manual_seed(0))
+        eps = torch.randn(1, channels * period**2, 1, 1, generator=torch.Generator().manual_seed(0))
         self.register_buffer("eps", eps)  # of a square of the grid, laid out as channels
         self.register_buffer("told", embedding(timesteps, TOLD), persistent=False)
         self.register_buffer("errors", torch.zeros(DEGREES + 1))  # mean square of x^ - x_0 by the degree of noise
@@ -119,8 +122,8 @@ class DDPM(Model):
         """What (N, C, H, W) is after noise came and went, at its size, and the map: the residual, smoothed."""
         s = shrink(x, self.shrink)
         abar = self.abar[self.times[0]]
-        grid = pixel_unshuffle(s, PERIOD)  # (N, C PERIOD^2, h / PERIOD, w / PERIOD)
-        noisy = pixel_shuffle(math.sqrt(abar) * grid + math.sqrt(1 - abar) * self.eps, PERIOD)
+        grid = pixel_unshuffle(s, self.period)  # (N, C period^2, h / period, w / period)
+        noisy = pixel_shuffle(math.sqrt(abar) * grid + math.sqrt(1 - abar) * self.eps, self.period)
         again = backwards(self.denoised, noisy, self.abar, self.times)
         residual = smooth(RESIDUALS[self.residual](again, s), self.smoothing)
         return {"reconstruction": enlarge(again, self.shrink), "residual": enlarge(residual, self.shrink)}
