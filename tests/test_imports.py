@@ -40,7 +40,13 @@ RULES = [  # (who, may not import, except)
     (("dashboard",), ("torch", "torchvision", "pipelines", A), (f"{A}.runtime", f"{A}.records", A)),
     ((f"{A}.models",), (f"{A}.training", f"{A}.data", f"{A}.export", "pipelines"), ()),
     (
-        tuple(f"{A}.{name}" for name in ("objectives", "penalties", "likelihoods", "nets", "residuals", "corruption")),
+        tuple(
+            f"{A}.{name}"
+            for name in (
+                *("objectives", "penalties", "likelihoods", "nets", "residuals", "corruption"),
+                *("diffusion", "nets_diffusion", "trunks"),
+            )
+        ),
         (f"{A}.models",),
         (),
     ),
