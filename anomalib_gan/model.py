@@ -109,6 +109,9 @@ class Model(nn.Module):
     Optional, for enlarging: `factor`, `upscale(x)`, images (N, C, factor H, factor W) from (N, C, H, W), both in
     [-1, 1], and `reach`, px of x from a place to what it can change there.
 
+    Optional, for `explore transfer`: `trunks()`, its networks that see images alone, by what they are in the game
+    ("encoder", "critic"), each from the working scale (N, C, h, w) to a field of features.
+
     Optional, for `diagnose`: `sample(n, height, width)`, generated images; `reconstruct(x)`, both in [-1, 1];
     `posterior(s)`, the distribution q(z|s) of an image at the working scale, 1 / `shrink`, over (N, `code`, h, w);
     `answers(x)`, what a critic answers in the game, raw, on (N, C, H, W) and on as many generated images, and

@@ -159,7 +159,11 @@ class PatchCritic(nn.Module):
         )
 
     def forward(self, s: Tensor, z: Tensor) -> Tensor:
-        return self.joint(torch.cat((self.image(s), z), 1))
+        return self.joint[-1](self.seen(s, z))
+
+    def seen(self, s: Tensor, z: Tensor) -> Tensor:
+        """What it answers by, (N, 4 width, h, w)."""
+        return self.joint[:-1](torch.cat((self.image(s), z), 1))
 
 
 class PatchFeatureCritic(nn.Module):
@@ -180,8 +184,12 @@ class PatchFeatureCritic(nn.Module):
                 nn.init.kaiming_normal_(module.weight, 0.2)
 
     def forward(self, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.features(torch.cat((self.image(s), z), 1))
+        features = self.seen(s, z)
         return self.head(features), features
+
+    def seen(self, s: Tensor, z: Tensor) -> Tensor:
+        """f_D(s, z)."""
+        return self.features(torch.cat((self.image(s), z), 1))
 
 
 class FeatureCritic(nn.Module):
@@ -232,9 +240,13 @@ class DenseCritic(nn.Module):
         self.head = nn.Sequential(block(nn.Conv2d(w2, w2, 3, padding=1, bias=False), w2), nn.Conv2d(w2, answers, 1))
 
     def forward(self, s: Tensor, z: Tensor) -> Tensor:
+        return self.head[-1](self.seen(s, z))
+
+    def seen(self, s: Tensor, z: Tensor) -> Tensor:
+        """What it answers by, (N, width, 2h, 2w)."""
         fine = self.fine(s)
         coarse = self.coarse(self.down(fine) + self.code(z))
-        return self.head(fine + self.up(coarse))
+        return self.head[:-1](fine + self.up(coarse))
 
 
 def shrink(x: Tensor, factor: int) -> Tensor:

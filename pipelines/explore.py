@@ -281,3 +281,37 @@ def invert_command(
         threads=threads, known=known, progress=progress,
     )  # fmt: skip
     typer.echo(f"{text}\nwritten to {out}")
+
+
+# --- what its networks are good for ----------------------------------------------------------------------------------
+
+
+@app.command("transfer")
+def transfer_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained model with an encoder or a critic.")],
+    labelled: Annotated[Path, typer.Option(metavar="DIR", help="A folder of crops for each class of defects.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where transfer.md and transfer.json go.")],
+    labels: Annotated[str, typer.Option(metavar="N,N,...", help="Labels a class.")] = "5,10,20",
+    repeats: Annotated[int, typer.Option(min=2, help="Draws of labels.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the fine-tuning.")] = 60,
+    seed: Annotated[int, typer.Option(help="Of draws, untrained networks and fine-tuning.")] = 0,
+    threads: options.Threads = None,
+) -> None:
+    """Compare a trained encoder and critic with untrained ones as features for naming defects from few labels.
+
+    Each network is used as it is, with a logistic regression on its features, and then trained on a little further;
+    the same network untrained goes the same two ways on the same labels. Cut the crops about as large as
+    a training patch, with the defect in their middle, which is all that is named.
+    """
+    from anomalib_gan import terminal
+    from pipelines.transferring import transfer
+
+    counts = [int(one) if one.strip().isdecimal() else 0 for one in labels.split(",")]
+    if min(counts) < 1:
+        raise typer.BadParameter(
+            f"{labels!r} is no list of numbers above 0: write such as 5,10,20", param_hint="--labels"
+        )
+    transfer(run, labelled, out=out, labels=counts, repeats=repeats, steps=steps, seed=seed, threads=threads)
+    console = terminal.plain()
+    console.print((out / "transfer.md").read_text(encoding="utf-8"), markup=False)
+    console.print(f"written to {out}")

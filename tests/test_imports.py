@@ -44,7 +44,7 @@ RULES = [  # (who, may not import, except)
             f"{A}.{name}"
             for name in (
                 *("objectives", "penalties", "likelihoods", "residuals", "corruption"),
-                *("nets", "nets_translation", "nets_resnet", "replay"),
+                *("nets", "nets_translation", "nets_resnet", "replay", "diffusion", "nets_diffusion", "trunks"),
             )
         ),
         (f"{A}.models",),
@@ -59,7 +59,18 @@ RULES = [  # (who, may not import, except)
             f"pipelines.{name}"
             for name in (
                 *("benchmark", "calibrate", "diagnose", "evaluate", "explore", "exploring", "export", "inverting"),
-                *("latent", "load", "paint", "restoring", "score", "train", "translate", "types", "upscale"),
+                *(
+                    "latent",
+                    "load",
+                    "paint",
+                    "restoring",
+                    "score",
+                    "train",
+                    "transferring",
+                    "translate",
+                    "types",
+                    "upscale",
+                ),
             )
         ),
         ("dashboard",),

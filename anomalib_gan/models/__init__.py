@@ -12,6 +12,7 @@ from anomalib_gan.models.bigan import BiGAN
 from anomalib_gan.models.cgan import CGAN
 from anomalib_gan.models.cycle_gan import CycleGAN
 from anomalib_gan.models.dcgan import DCGAN
+from anomalib_gan.models.ddpm import DDPM
 from anomalib_gan.models.denoising_ae import DenoisingAE
 from anomalib_gan.models.ebgan import EBGAN
 from anomalib_gan.models.fcbigan import FCBiGAN
@@ -55,6 +56,7 @@ MODELS: dict[str, type[Model]] = {
     "pix2pix": Pix2Pix,
     "mask_gan": MaskGAN,
     "srgan": SRGAN,
+    "ddpm": DDPM,
 }
 
 

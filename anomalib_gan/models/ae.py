@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anomalib_gan.model import About, Model, Move, Player, refresh
 from anomalib_gan.nets import encoder, enlarge, generator, perceptrons, shrink
@@ -132,6 +132,9 @@ class AE(Model):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         return self.parts(x)["reconstruction"]
+
+    def trunks(self) -> dict[str, nn.Module]:
+        return {"encoder": self.E}
 
     @torch.no_grad()
     def settle(self, normals: Sequence[Tensor]) -> None:

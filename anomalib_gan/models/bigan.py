@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Normal, Uniform
 from torch.nn.functional import pad
 
@@ -28,6 +28,7 @@ from anomalib_gan.nets import PatchFeatureCritic, enlarge, judged, patch_encoder
 from anomalib_gan.objectives import objective_of
 from anomalib_gan.penalties import linear_total_correlation, mutual_information, r1
 from anomalib_gan.residuals import euclidean, smooth
+from anomalib_gan.trunks import OfPairs
 
 REACH = 68  # working pixels from s to what it can change in f_D(G(E(s)), E(s)), spread over the places of its answers
 PRIORS = {"normal": Normal(0.0, 1.0), "uniform": Uniform(-1.0, 1.0)}
@@ -155,6 +156,9 @@ class BiGAN(Model):
         code = self.E(s)
         z = self.drawn(code)
         return self.D(s, code)[0], self.D(self.G(z), z)[0]
+
+    def trunks(self) -> dict[str, nn.Module]:
+        return {"encoder": self.E, "critic": OfPairs(self.E, self.D)}
 
     @torch.no_grad()
     def settle(self, normals: Sequence[Tensor]) -> None:

@@ -94,6 +94,9 @@ class CGAN(DCGAN):
             yield "critic", {"adv": self.objective.critic(D(x, y), D(fake, y)), **self.flat(partial(D, y=y), x)}
         yield "generator", {"adv": self.objective.generator(D(G(self.prior(x, y)), y))}
 
+    def trunks(self) -> dict[str, nn.Module]:
+        return {} if self.classes else super().trunks()  # such a critic takes the class as well
+
     def inverted(self, s: Tensor) -> Inversion:
         """By every class that may be the one that leaves the least, for each patch; it is the end of its z."""
         return least([self.inverted_as(y, s) for y in self.candidates(s)], self.weights)

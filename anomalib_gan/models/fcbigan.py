@@ -41,6 +41,7 @@ from anomalib_gan.penalties import grey_gap, spectrum_gap
 from anomalib_gan.proxy import examples_of, generous
 from anomalib_gan.residuals import RESIDUALS, blur, gaussian
 from anomalib_gan.scale import SIDE_OF_PATCH, working_scale
+from anomalib_gan.trunks import OfPairs
 
 SIGMAS = (2.0, 3.0, 4.0, 6.0)  # working px, among which the smoothing is found
 MARGIN = 2  # codes around a sample that are drawn and cut off
@@ -285,6 +286,9 @@ class FCBiGAN(Model):
         code = self.E(s)
         z = torch.randn_like(code)
         return self.D(s, code)[:, -1:], self.D(self.G(z), z)[:, -1:]
+
+    def trunks(self) -> dict[str, nn.Module]:
+        return {"encoder": self.E, "critic": OfPairs(self.E, self.D)}
 
     @torch.no_grad()
     def settle(self, normals: Sequence[Tensor]) -> None:

@@ -158,6 +158,9 @@ class GAN(Model):
         s = shrink(x, self.shrink)
         return self.D(s), self.D(self.G(self.prior(s)))
 
+    def trunks(self) -> dict[str, nn.Module]:
+        return {"critic": self.D.features}
+
     @torch.no_grad()
     def settle(self, normals: Sequence[Tensor]) -> None:
         refresh(self, normals)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anomalib_gan.model import About, Model, Move, Player, refresh
 from anomalib_gan.nets import FeatureCritic, encoder, enlarge, generator, judged, shrink
@@ -104,6 +104,9 @@ class GANomaly(Model):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         return self.parts(x)["reconstruction"]
+
+    def trunks(self) -> dict[str, nn.Module]:
+        return {"encoder": self.E, "critic": self.D.features}
 
     @torch.no_grad()
     def settle(self, normals: Sequence[Tensor]) -> None:

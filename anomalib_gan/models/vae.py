@@ -149,6 +149,9 @@ class VAE(Model):
         z = torch.randn(n, self.code, height // each, width // each).to(self.draws)
         return self.generate(z).clamp(-1, 1)
 
+    def trunks(self) -> dict[str, nn.Module]:
+        return {"encoder": self.E}
+
     @torch.no_grad()
     def settle(self, normals: Sequence[Tensor]) -> None:
         refresh(self, normals)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Normal
 
 from anomalib_gan.likelihoods import kl_diagonal
@@ -141,6 +141,9 @@ class VAEGAN(Model):
     def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
         fake = self.sample(*x.shape[:1], *x.shape[2:])
         return self.D(shrink(x, self.shrink))[0], self.D(shrink(fake, self.shrink))[0]
+
+    def trunks(self) -> dict[str, nn.Module]:
+        return {"encoder": self.E, "critic": self.D.features}
 
     @torch.no_grad()
     def settle(self, normals: Sequence[Tensor]) -> None:
