@@ -29,6 +29,7 @@ COMMANDS = {
     "calibrate": "Set the thresholds of a run from normal images, at a wanted rate of false alarms.",
     "score": "Score a folder of images: maps, verdicts, defects, a report.",
     "evaluate": "Measure a run on a labelled dataset in MVTec layout.",
+    "stacks": "Calibrate, score and evaluate a model of volumes, on stacks of slices.",
     "diagnose": "Tell what a run is beyond its maps: its codes, its critic, what it draws.",
     "explore": "See what a trained generator can do: samples, directions, restoration, features.",
     "records": "Export, prune and back up the results database; compare and activate models.",

@@ -51,7 +51,20 @@ RULES = [  # (who, may not import, except)
     (
         tuple(
             f"pipelines.{name}"
-            for name in ("calibrate", "diagnose", "evaluate", "export", "score", "train", "types", "benchmark", "load")
+            for name in (
+                *(
+                    "calibrate",
+                    "diagnose",
+                    "evaluate",
+                    "export",
+                    "score",
+                    "stacks",
+                    "train",
+                    "types",
+                    "benchmark",
+                    "load",
+                ),
+            )
         ),
         ("dashboard",),
         (),
