@@ -1,7 +1,7 @@
 """How accurate detectors are on labelled data: the rows of the benchmark, what is measured of each run, the table.
 
-A row is a model of the zoo, by its name, or the detector with other settings than its defaults. Some rows need no
-training of their own: they are the map of another row's run, mixed otherwise.
+A row is a model of the zoo that looks at images, by its name, or the detector with other settings than its defaults.
+Some rows need no training of their own: they are the map of another row's run, mixed otherwise.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "twice as wide": ("fcbigan", {"width": 64}),
     "one look": ("fcbigan", {"turned": False}),
     "source mode": ("fcbigan_source", {}),
-    **{name: (name, {}) for name in MODELS},
+    **{name: (name, {}) for name, kind in MODELS.items() if kind.dim == 2},
 }
 ALPHAS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 # Mixtures of (critic, residual, likelihood) that are evaluated beside the one that was found.

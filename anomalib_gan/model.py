@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 Move = tuple[str, dict[str, Tensor]]
@@ -69,13 +70,15 @@ class About:
 class Model(nn.Module):
     """A game between players; see `play`. All lengths are in pixels of the full-resolution image.
 
-    Attributes: `channels` of the image; `stride`, which height and width must be multiples of; `halo`, the radius
-    outside of which a pixel cannot influence the map; `smallest`, which height and width must reach where that is more
-    than a stride; `patch`, the side of the square training crops; `batch`, crops per batch; `exportable`, True or the
-    reason why the model cannot leave as an ONNX graph; `looked_at`, the normal images on which it is settled, and as
-    many of those held back, fewer where they are large or where a map takes long; `about`, what the list of the zoo
-    tells of it; `classes`, the names of the materials that it tells apart: where there are any, what it plays with and
-    settles on is `Labelled`.
+    What is said of images (N, C, H, W) holds for volumes (N, C, D, H, W) where `dim` is 3, and of pixels for voxels.
+
+    Attributes: `dim`, 2 for images, 3 for volumes; `channels` of the image; `stride`, which height and width must be
+    multiples of; `halo`, the radius outside of which a pixel cannot influence the map; `smallest`, which height and
+    width must reach where that is more than a stride; `patch`, the side of the square training crops; `batch`, crops
+    per batch; `exportable`, True or the reason why the model cannot leave as an ONNX graph; `looked_at`, the normal
+    images on which it is settled, and as many of those held back, fewer where they are large or where a map takes long;
+    `about`, what the list of the zoo tells of it; `classes`, the names of the materials that it tells apart: where
+    there are any, what it plays with and settles on is `Labelled`.
 
     Optional, for bundles: `parts(x)`, what the map is made of, as a dict of "reconstruction" (N, C, H, W) in [-1, 1],
     "code" (N, c, h, w) and, by its name, each component (N, 1, H, W) as it is mixed; `generate(z)`, an image (N, C, H,
@@ -91,6 +94,7 @@ class Model(nn.Module):
     """
 
     about: ClassVar[About]
+    dim: ClassVar[Literal[2, 3]] = 2
     channels: int
     stride: int
     halo: int
@@ -158,21 +162,30 @@ def refresh(model: Model, normals: Sequence[Tensor], rounds: int = 16) -> None:
 
 
 def crops(normals: Sequence[Any], patch: int, batch: int) -> Iterator[Any]:
-    """Random square crops of images (1, C, H, W), for ever, as often at edges as training takes them; an image smaller
-    than `patch` gives none. Of images that are `Labelled`, so are the crops.
+    """Random square crops of images (1, C, H, W), or cubes of volumes, for ever, as often at edges as training takes
+    them; an image smaller than `patch` gives none. Of images that are `Labelled`, so are the crops.
     """
     images = [one if isinstance(one, Labelled) else Labelled(one, one.new_zeros(1)) for one in normals]
-    large = [one for one in images if min(one.x.shape[-2:]) >= patch]
+    large = [one for one in images if min(one.x.shape[2:]) >= patch]
     if not large:
         raise ValueError(
-            f"no normal image is at least {patch} pixels high and wide: give larger images or a smaller patch"
+            f"no normal image is at least {patch} pixels along every axis: give larger images or a smaller patch"
         )
     while True:
         taken, labels = [], []
         for _ in range(batch):
             x, y = large[int(torch.randint(len(large), ()))]
-            middle = (int(torch.randint(size, ())) for size in x.shape[-2:])
-            top, left = (min(max(m - patch // 2, 0), s - patch) for m, s in zip(middle, x.shape[-2:], strict=True))
-            taken.append(x[..., top : top + patch, left : left + patch])
+            middle = (int(torch.randint(size, ())) for size in x.shape[2:])
+            corner = [min(max(m - patch // 2, 0), s - patch) for m, s in zip(middle, x.shape[2:], strict=True)]
+            taken.append(x[(slice(None), slice(None), *(slice(begin, begin + patch) for begin in corner))])
             labels.append(y)
         yield Labelled(torch.cat(taken), torch.cat(labels)) if isinstance(normals[0], Labelled) else torch.cat(taken)
+
+
+def over_processes(value: Tensor) -> Tensor:
+    """The mean of a number over the processes of a training, so that what depends on it goes alike in all of them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
