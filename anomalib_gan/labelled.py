@@ -338,7 +338,8 @@ def _reasons(report: Mapping[str, Any], inspector: Inspector | VolumeInspector) 
         )
         reasons["image_auroc"] = f"no {lacking}"
     if inspector.calibration is None:
-        reasons["hits"] = "the run has no pixel threshold: calibrate it first (anomalib-gan calibrate RUN)"
+        command = "stacks calibrate" if isinstance(inspector, VolumeInspector) else "calibrate"
+        reasons["hits"] = f"the run has no pixel threshold: calibrate it first (anomalib-gan {command} RUN)"
     elif not overall["defects"]:
         reasons["hits"] = "no test image has a marked defect"
     elif overall["large_defects_hit"] is None:
