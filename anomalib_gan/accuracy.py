@@ -1,7 +1,7 @@
 """How accurate detectors are on labelled data: the rows of the benchmark, what is measured of each run, the table.
 
-A row is a model of the zoo, by its name, or the detector with other settings than its defaults. Some rows need no
-training of their own: they are the map of another row's run, mixed otherwise.
+A row is a model of the zoo that looks at images, by its name, or the detector with other settings than its defaults.
+Some rows need no training of their own: they are the map of another row's run, mixed otherwise.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "source mode": ("fcbigan_source", {}),
     "augmented with samples": ("fcbigan", {}),
     "painted negatives": ("fcbigan", {}),
-    **{name: (name, {}) for name, kind in MODELS.items() if kind.mapped is True},
+    **{name: (name, {}) for name, kind in MODELS.items() if kind.mapped is True and kind.dim == 2},
 }
 # The model whose run, of the same budget, feeds the training of a row.
 FED_BY = {"augmented with samples": "dcgan", "painted negatives": "mask_gan"}

@@ -56,7 +56,12 @@ def per_megapixel(inspector: Inspector, repeats: int = 5) -> float:
 
 
 def opener_of(card: Mapping[str, Any], tell: Callable[[str], None]) -> Callable[[Path], Picture]:
-    """Opens images as the training did that a run's card tells of: its range of grey levels, its info bar."""
+    """Opens images as the training did that a run's card tells of: its range of grey levels, its info bar.
+
+    ValueError for a run of stacks.
+    """
+    if any("depth" in image for image in card.get("data", {}).get("images", ())):
+        raise ValueError("the run was trained on stacks, and this looks at images: use `anomalib-gan stacks`")
     bits, white = levels(card, None, None, tell=tell)
     info_bar = card.get("settings", {}).get("info_bar", "auto")
     return partial(open_image, info_bar=info_bar, bits=bits, white=white)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import accumulate
@@ -21,8 +21,8 @@ from torchvision.transforms.v2 import functional as TF  # type: ignore[import-un
 
 from anomalib_gan.likeness import same_things
 from anomalib_gan.model import Labelled
-from anomalib_gan.runtime.image import ImageError, find_images, open_image
-from anomalib_gan.runtime.inspector import Opener
+from anomalib_gan.runtime.image import ImageError, Picture, find_images, open_image
+from anomalib_gan.runtime.stack import Stack
 from anomalib_gan.training import derive_seed
 
 BUDGET = 4 * 2**30  # bytes of pixels kept in memory
@@ -33,11 +33,14 @@ ODD = 5.0  # robust z-score from which an image is called odd
 ONE = "normal"  # the class of all images where there are no class folders
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right, half-open, px of the image without its info bar
+Reader = Callable[..., "Normal"]
 
 
 @dataclass(frozen=True)
 class Normal:
-    """One normal image without its info bar: `grey` is (C, H, W), uint8 (white = 255) or float32 with white = 1."""
+    """One normal image without its info bar: `grey` is (C, H, W), of a stack of slices (C, D, H, W), uint8
+    (white = 255) or float32 with white = 1.
+    """
 
     path: Path
     sha256: str
@@ -48,8 +51,8 @@ class Normal:
 
     @property
     def size(self) -> str:
-        """Height and width for messages."""
-        return f"{self.grey.shape[1]}x{self.grey.shape[2]}"
+        """Height and width (of a stack, depth first) for messages."""
+        return "x".join(map(str, self.grey.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -113,17 +116,19 @@ def read_normals(
     bits: int | None = None,
     white: float | None = None,
     budget: int = BUDGET,
+    read: Reader | None = None,
 ) -> tuple[list[Normal], list[str]]:
-    """Reads the images once, and what to tell the user about them. `info_bar`, `bits`, `white`: see `open_image`.
+    """Reads the images once, and what to tell the user about them. `info_bar`, `bits`, `white`: see `open_image`;
+    `read`: `volumes.read_stack` where each file is a stack.
 
     They stay in memory up to `budget` bytes; of a larger collection an evenly spread part is used, and that is said.
     A grey image may be stored as three equal channels; grey and colour together are an ImageError that names the file.
     """
     used, warnings = 0, []
-    opener = partial(open_image, info_bar=info_bar, bits=bits, white=white)
+    one = partial(read or read_image, info_bar=info_bar, bits=bits, white=white)
     kept: dict[int, Normal] = {}
     for index in sorted(range(len(files)), key=_radical_inverse):  # each prefix of this order is evenly spread
-        image = _read(files[index], opener, budget)
+        image = one(files[index], budget=budget)
         used += image.grey.nbytes
         if kept and used > budget:
             warnings.append(
@@ -157,25 +162,38 @@ def read_normals(
     return images, warnings
 
 
-def _read(path: Path, opener: Opener, budget: int) -> Normal:
-    with opener(path) as picture:
-        bytewise = picture.dtype == np.uint8 and picture.white == 255
-        bytes_per_row = picture.width * picture.channels * (1 if bytewise else 4)
-        rows = min(picture.content, budget // bytes_per_row)
+def read_image(
+    path: Path, *, info_bar: Literal["auto"] | int, bits: int | None, white: float | None, budget: int
+) -> Normal:
+    """An image, as many of its upper rows as `budget` bytes hold."""
+    with open_image(path, info_bar=info_bar, bits=bits, white=white) as picture:
+        rows = min(picture.content, budget // (picture.width * bytes_per_pixel(picture)))
         notes = list(picture.notes)
         if rows < picture.content:
             notes.append(f"only the upper {rows} of {picture.content} rows fit into memory and are used")
-        pixels = picture.rows(0, rows)
-        if picture.channels == 3 and (pixels[..., :1] == pixels).all():
-            pixels = pixels[..., :1]
-        if not bytewise:
-            pixels = pixels.astype(np.float32) / np.float32(picture.white)
-            if pixels.min() < 0 or pixels.max() > 1:  # of floats only: others are refused above white
-                notes.append(f"grey levels lie outside 0 to white = {picture.white:g}: is --white right?")
-        grey = torch.from_numpy(
-            np.array(pixels.transpose(2, 0, 1), order="C")
-        )  # a copy: the picture's own is read-only
-        return Normal(path, picture.sha256 or "", grey, picture.white, picture.pixel_size, tuple(notes))
+        return normal_of(path, picture, picture.rows(0, rows), notes)
+
+
+def bytes_per_pixel(source: Picture | Stack) -> int:
+    """What `normal_of` keeps of a pixel."""
+    return source.channels * (1 if source.dtype == np.uint8 and source.white == 255 else 4)
+
+
+def normal_of(path: Path, source: Picture | Stack, pixels: NDArray[Any], notes: list[str]) -> Normal:
+    """From what was decoded, (..., channels)."""
+    if source.channels == 3 and (pixels[..., :1] == pixels).all():
+        pixels = pixels[..., :1]
+    if source.dtype != np.uint8 or source.white != 255:
+        pixels = pixels.astype(np.float32) / np.float32(source.white)
+        if pixels.min() < 0 or pixels.max() > 1:  # of floats only: others are refused above white
+            notes.append(f"grey levels lie outside 0 to white = {source.white:g}: is --white right?")
+    grey = torch.from_numpy(np.array(np.moveaxis(pixels, -1, 0), order="C"))  # a copy: the source's own is read-only
+    return Normal(path, source.sha256 or "", grey, source.white, source.pixel_size, tuple(notes))
+
+
+def flat(grey: Tensor) -> Tensor:
+    """(C, H, W) as it is, of a stack (C, D, H, W) the middle slice."""
+    return grey if grey.dim() == 3 else grey[:, grey.shape[1] // 2]
 
 
 def _greys(images: Iterable[Normal]) -> list[Normal]:
@@ -218,8 +236,8 @@ def hold_out(images: Sequence[Normal], patch: int, seed: int, before: Before = N
     """What training must not see, so that thresholds come from pixels that are new to the model.
 
     Of WHOLE_IMAGES or more, a fifth of the images, those of one thing together (see `same_things`); of fewer, the
-    right-most fifth of each image's columns, at least HELD_COLUMNS as far as one patch is left for training. An image
-    that is too narrow gives none.
+    right-most fifth of each image's columns, at least HELD_COLUMNS (of each slice of a stack, a patch) as far as one
+    patch is left for training. An image that is too narrow gives none.
 
     What the weights saw `before` is not new to them, whatever is held back now: it is trained on again, what was held
     back stays so, and other shots of the same things go with them. Of what is new, a fifth is held back likewise.
@@ -228,7 +246,7 @@ def hold_out(images: Sequence[Normal], patch: int, seed: int, before: Before = N
         boxes = [_strip(image, patch, before) for image in images]
         parts = zip(images, boxes, strict=True)
         return [Held(str(image.path.absolute()), image.sha256, box) for image, box in parts if box is not None]
-    greys = [image.grey for image in images]
+    greys = [flat(image.grey) for image in images]
     chosen = _drawn(greys, derive_seed(seed, "hold out")) if before == NOTHING else _drawn_again(images, seed, before)
     return [Held(str(images[i].path.absolute()), images[i].sha256, None) for i in sorted(chosen)]
 
@@ -236,8 +254,9 @@ def hold_out(images: Sequence[Normal], patch: int, seed: int, before: Before = N
 def _strip(image: Normal, patch: int, before: Before) -> Box | None:
     if image.sha256 in before.held or image.sha256 in before.trained:
         return before.held.get(image.sha256)
-    _, height, width = image.grey.shape
-    columns = min(max(round(HELD_SHARE * width), HELD_COLUMNS), width - patch)
+    height, width = image.grey.shape[-2:]
+    least = HELD_COLUMNS if image.grey.dim() == 3 else patch
+    columns = min(max(round(HELD_SHARE * width), least), width - patch)
     return (0, width - columns, height, width) if columns > patch // 2 else None  # else `fill` could not mirror it
 
 
@@ -253,7 +272,7 @@ def _drawn(images: Sequence[Tensor], seed: int) -> list[int]:
 
 def _drawn_again(images: Sequence[Normal], seed: int, before: Before) -> list[int]:
     """What was held back before, with new shots of it, and about HELD_SHARE of what shows a new thing."""
-    things = same_things([image.grey for image in images])
+    things = same_things([flat(image.grey) for image in images])
     trained = {thing for image, thing in zip(images, things, strict=True) if image.sha256 in before.trained}
     held = {thing for image, thing in zip(images, things, strict=True) if image.sha256 in before.held}
     chosen, free = [], []
@@ -283,7 +302,7 @@ def write_split(seed: int, held: Sequence[Held]) -> dict[str, Any]:
 
 
 def regions(images: Sequence[Normal], held: Sequence[Held]) -> tuple[list[Tensor], list[Tensor]]:
-    """The pixels to train on and the pixels held back, each (C, H, W) as in `Normal.grey`."""
+    """The pixels to train on and the pixels held back, each as in `Normal.grey`."""
     boxes = {one.path: one.box for one in held}
     training, kept = [], []
     for image in images:
@@ -294,8 +313,8 @@ def regions(images: Sequence[Normal], held: Sequence[Held]) -> tuple[list[Tensor
         elif box is None:
             kept.append(image.grey)
         else:
-            training.append(image.grey[:, :, : box[1]])
-            kept.append(image.grey[:, box[0] : box[2], box[1] : box[3]])
+            training.append(image.grey[..., : box[1]])
+            kept.append(image.grey[..., box[0] : box[2], box[1] : box[3]])
     return training, kept
 
 
@@ -312,7 +331,8 @@ def alike(images: Sequence[Tensor]) -> list[Tensor]:
 
 
 class Crops:
-    """Batches of random patches: `crops(n)` is (batch, C, patch, patch) in [-1, 1] on `device`.
+    """Batches of random patches: `crops(n)` is (batch, C, patch, patch) in [-1, 1] on `device`; of volumes
+    (C, D, H, W), which cannot be zoomed, (batch, C, patch, patch, patch).
 
     It is a pure function of (seed, n). A patch's middle is equally likely anywhere in any image, so large images count
     for more; where it would hang over the edge it is moved inwards, so what lies along edges is seen as well.
@@ -343,59 +363,65 @@ class Crops:
         self.patch, self.size, self.seed, self.device = patch, batch, seed, torch.device(device)
         self.flips, self.jitter, self.zoom, self.share = flips, jitter, zoom, share
         self.channels = channels or images[0].shape[0]
+        self.dim = images[0].dim() - 1
+        if self.dim == 3 and zoom:
+            raise ValueError(f"a zoom of {zoom} is not possible for volumes: leave it out")
         self.images = [fill(image, patch).to(self.device) for image in alike(images)]
-        self.ends = torch.tensor(list(accumulate(image.shape[1] * image.shape[2] for image in self.images)))
+        self.ends = torch.tensor(list(accumulate(image[0].numel() for image in self.images)))
         self.labels = None if labels is None else torch.tensor(labels)
 
     def __call__(self, n: int) -> Tensor | Labelled:
         rank, world = self.share
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "batch", n))
         places = torch.randint(int(self.ends[-1]), (self.size * world,), generator=generator)
-        chance = torch.rand((5, self.size * world), generator=generator)
+        chance = torch.rand((3 + self.dim, self.size * world), generator=generator)
         mine = slice(rank * self.size, (rank + 1) * self.size)
         sides = (self.patch * (1 + self.zoom) ** (2 * chance[4] - 1)).round().long()
         x = torch.stack([self._crop(*drawn) for drawn in zip(places[mine], sides[mine].tolist(), strict=True)])
         x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-        x = self._augment(x, chance[:4, mine]).expand(-1, self.channels, -1, -1)
+        x = self._augment(x, chance[:, mine]).expand(-1, self.channels, *x.shape[2:])
         if self.labels is None:
             return x
         return Labelled(x, self.labels[torch.searchsorted(self.ends, places[mine], right=True)].to(self.device))
 
     def _crop(self, place: Tensor, side: int) -> Tensor:
-        """A square around a place, of `side` pixels as far as there are so many, brought to the size of a patch."""
+        """A square, or cube, around a place, of `side` pixels as far as there are, brought to the size of a patch."""
         index = int(torch.searchsorted(self.ends, place, right=True))
         image = self.images[index]
         offset = int(place) - (int(self.ends[index - 1]) if index else 0)
         side = min(side, *image.shape[1:])
-        top, left = (
-            min(max(middle - side // 2, 0), size - side)
-            for middle, size in zip(divmod(offset, image.shape[2]), image.shape[1:], strict=True)
-        )
-        crop = image[:, top : top + side, left : left + side]
+        corner = [
+            min(max(int(middle) - side // 2, 0), size - side)
+            for middle, size in zip(np.unravel_index(offset, image.shape[1:]), image.shape[1:], strict=True)
+        ]
+        crop = image[(slice(None), *(slice(begin, begin + side) for begin in corner))]
         return crop if side == self.patch else TF.resize(crop, [self.patch, self.patch], antialias=True)
 
     def _augment(self, x: Tensor, chance: Tensor) -> Tensor:
-        """torchvision's flips and its brightness and contrast of ColorJitter, with one draw per patch, all at once."""
-        across, down, brightness, contrast = chance.to(self.device)[..., None, None, None]
+        """Flips, and the brightness and contrast of torchvision's ColorJitter, with one draw per patch, all at once."""
+        across, down, brightness, contrast, _, *through = chance.to(self.device)[(..., *[None] * (1 + self.dim))]
         if self.flips:
-            x = torch.where(across < 0.5, TF.horizontal_flip(x), x)
-            x = torch.where(down < 0.5, TF.vertical_flip(x), x)
+            for axis, drawn in enumerate((across, down, *through), 1):
+                x = torch.where(drawn < 0.5, x.flip(-axis), x)
         if self.jitter:
             x = (x * (1 + self.jitter * (2 * brightness - 1))).clamp(0, 1)
-            middle = x.mean((1, 2, 3), keepdim=True)
+            middle = x.mean(tuple(range(1, x.dim())), keepdim=True)
             x = (middle + (x - middle) * (1 + self.jitter * (2 * contrast - 1))).clamp(0, 1)
         return 2 * x - 1
 
 
 def fill(image: Tensor, patch: int) -> Tensor:
-    """(C, H, W) mirrored out to the right and downwards until a patch fits; far too small is a ValueError."""
-    _, height, width = image.shape
-    if min(height, width) < patch / 2 + 1:
+    """(C, H, W) mirrored out to the right and downwards, (C, D, H, W) also backwards, until a patch fits; far too small
+    is a ValueError.
+    """
+    sizes = image.shape[1:]
+    if min(sizes) < patch / 2 + 1:
+        told = "x".join(map(str, sizes))
         raise ValueError(
-            f"an image region of {height}x{width} px is smaller than half a training patch ({patch} px): "
+            f"an image region of {told} px is smaller than half a training patch ({patch} px): "
             "leave such images out, or choose a smaller patch"
         )
-    missing = (0, max(0, patch - width), 0, max(0, patch - height))
+    missing = [end for size in reversed(sizes) for end in (0, max(0, patch - size))]
     return F.pad(image[None].float(), missing, "reflect")[0].to(image.dtype) if any(missing) else image
 
 
@@ -408,8 +434,8 @@ def oddest(images: Sequence[Normal], most: int = 5) -> list[dict[str, Any]]:
     """
     if len(images) < 4:
         return []
-    table = np.array([list(_statistics(image.grey).values()) for image in images])
-    names = list(_statistics(images[0].grey))
+    table = np.array([list(_statistics(flat(image.grey)).values()) for image in images])
+    names = list(_statistics(flat(images[0].grey)))
     middle = np.median(table, axis=0)
     spread = 1.4826 * np.median(np.abs(table - middle), axis=0)
     floor = np.array([0.02 if "grey" in name else 0.1 if "slope" in name else 0.01 for name in names])

@@ -24,21 +24,22 @@ _PIECE = 2**20  # values binned at a time
 
 
 def defect_regions(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Labels the 8-connected regions of a mask (H, W): labels 1..n (0 = normal) and the n sizes in px.
+    """Labels the 8-connected regions of a mask (H, W), or the 26-connected ones of (D, H, W): labels 1..n (0 = normal)
+    and the n sizes in px.
 
     >>> defect_regions(np.eye(3, dtype=bool))[1]
     array([3])
     """
     labels = np.zeros(mask.shape, np.int32)
-    ndimage.label(mask, structure=np.ones((3, 3), int), output=labels)
+    ndimage.label(mask, structure=np.ones((3,) * mask.ndim, int), output=labels)
     return labels, np.bincount(labels.ravel())[1:]
 
 
 def _usable(scores: ArrayLike, mask: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-    """The map as float32, its valid pixels, and the valid defect pixels; all (H, W)."""
+    """The map as float32, its valid pixels, and the valid defect pixels; all (H, W), or (D, H, W)."""
     values, defective = np.asarray(scores, np.float32), np.asarray(mask) > 0
-    if values.shape != defective.shape or values.ndim != 2:
-        raise ValueError(f"map {values.shape} and mask {defective.shape} must have one shape (height, width)")
+    if values.shape != defective.shape or values.ndim not in (2, 3):
+        raise ValueError(f"map {values.shape} and mask {defective.shape} must have one shape ([depth, ]height, width)")
     valid = ~np.isnan(values)
     return values, valid, defective & valid
 
@@ -76,7 +77,7 @@ class PixelPool:
         return self._scale is None
 
     def add(self, scores: ArrayLike, mask: ArrayLike) -> None:
-        """Adds a map (H, W), NaN where nothing was measured, and its mask (H, W), > 0 on defects."""
+        """Adds a map (H, W) or (D, H, W), NaN where nothing was measured, and its mask, likewise, > 0 on defects."""
         values, valid, defective = _usable(scores, mask)
         labels, sizes = defect_regions(defective)
         inside = labels[defective]

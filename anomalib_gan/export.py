@@ -78,7 +78,7 @@ class TorchBackend:
     ) -> None:
         self.device = usable(device)
         self.graph = FullMap(model).eval().requires_grad_(False).to(self.device)
-        self.channels, self.stride, self.halo = model.channels, model.stride, model.halo
+        self.dim, self.channels, self.stride, self.halo = model.dim, model.channels, model.stride, model.halo
         self.smallest = max(model.stride, model.smallest)
         self.hash, self.scale, self.pixel_size = hash, scale, pixel_size
 
@@ -96,7 +96,7 @@ class TorchBackend:
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, white: float) -> np.ndarray:
-        """(N, C, H, W) float32 raw grey levels, H and W multiples of `stride` -> (N, 1, H, W) float32.
+        """(N, C, H, W) float32 raw grey levels, H and W multiples of `stride` -> (N, 1, H, W) float32; volumes alike.
 
         MemoryError: the device's memory does not hold a tile of this size.
         """
@@ -105,14 +105,15 @@ class TorchBackend:
 
 
 @contextmanager
-def memory_told(device: str, height: int, width: int) -> Iterator[None]:
+def memory_told(device: str, *sizes: int) -> Iterator[None]:
     """A window of so many pixels that the device's memory does not hold becomes a MemoryError with the mend."""
     try:
         yield
     except RuntimeError as error:  # on the processor a failed allocation has no type of its own
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
-        raise MemoryError(f"{device} cannot hold a window of {height}x{width} px: lower --tile") from error
+        size = "x".join(map(str, sizes))
+        raise MemoryError(f"{device} cannot hold a window of {size} px: lower --tile") from error
 
 
 # --- graphs --------------------------------------------------------------------------------------------------------

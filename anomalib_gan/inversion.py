@@ -62,8 +62,8 @@ def invert(
     likelihood: float = 0.01,
     steps: int = 40,
 ) -> Inversion:
-    """Inverts each of the patches x (M, C, P, P) in [-1, 1] by Adam, from the code of `bank` (B, code, h, w) whose
-    image is nearest to it.
+    """Inverts each of the patches x (M, C, P, P) in [-1, 1], or blocks (M, C, P, P, P), by Adam, from the code of
+    `bank` (B, code, h, w) whose image is nearest to it.
 
     `feature` and `likelihood`: lambda and mu. `residual`: one of RESIDUALS. G and f map patch by patch, so no batch
     statistic may be taken in them. Works without gradients around it, too, and leaves those of parameters alone.
@@ -76,7 +76,7 @@ def invert(
         found = []
         for begin in range(0, len(x), CHUNK):
             some = x[begin : begin + CHUNK]
-            full = torch.cat((some, some[-1:].expand(CHUNK - len(some), -1, -1, -1)))
+            full = torch.cat((some, some[-1:].expand(CHUNK - len(some), *some.shape[1:])))
             found.append(_search(G, f, full, bank[_nearest(full, drawn)], weights, residual, steps))
     z, image = (torch.cat([getattr(one, name) for one in found])[: len(x)] for name in ("z", "image"))
     return Inversion(z, image, {name: torch.cat([one.terms[name] for one in found])[: len(x)] for name in weights})
@@ -107,7 +107,7 @@ def _search(
             "feature": (f(image) - target).abs().mean(1, keepdim=True),  # (M, 1, h, w)
             "likelihood": z.square().mean(1, keepdim=True) / 2,
         }
-        return Inversion(z, image, {name: interpolate(term, x.shape[-2:]) for name, term in terms.items()})
+        return Inversion(z, image, {name: interpolate(term, x.shape[2:]) for name, term in terms.items()})
 
     z = descend(lambda z: at(z).left(weights).sum(), start, steps)
     with torch.no_grad():
@@ -135,14 +135,22 @@ def descend(
 
 
 def cut(x: Tensor, side: int) -> Tensor:
-    """(N, C, h side, w side) -> (N h w, C, side, side): the patches of the grid that begins at the image's origin."""
-    n, c, height, width = x.shape
-    grid = x.reshape(n, c, height // side, side, width // side, side)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(-1, c, side, side)
+    """(N, C, h side, w side) -> (N h w, C, side, side): the patches of the grid that begins at the image's origin; of
+    volumes (N, C, d side, h side, w side) its blocks (N d h w, C, side, side, side).
+    """
+    n, c, *sizes = x.shape
+    grid = x.reshape(n, c, *(part for size in sizes for part in (size // side, side)))
+    counts, sides = range(2, grid.dim(), 2), range(3, grid.dim(), 2)
+    return grid.permute(0, *counts, 1, *sides).reshape(-1, c, *[side] * len(sizes))
 
 
-def laid(patches: Tensor, n: int, rows: int) -> Tensor:
-    """The reverse of `cut`, for patches of any size: (N h w, C, a, b) -> (N, C, h a, w b), h being `rows`."""
-    _, c, a, b = patches.shape
-    grid = patches.reshape(n, rows, -1, c, a, b)
-    return grid.permute(0, 3, 1, 4, 2, 5).reshape(n, c, rows * a, -1)
+def laid(patches: Tensor, n: int, *rows: int) -> Tensor:
+    """The reverse of `cut`, for patches of any size: (N h w, C, a, b) -> (N, C, h a, w b), h being `rows`; for blocks
+    `rows` are d and h.
+    """
+    _, c, *sides = patches.shape
+    grid = patches.reshape(n, *rows, -1, c, *sides)  # (N, h, w, C, a, b)
+    axes = [axis for k in range(len(sides)) for axis in (1 + k, 2 + len(sides) + k)]
+    counts = grid.shape[1 : 1 + len(sides)]
+    sizes = [count * side for count, side in zip(counts, sides, strict=True)]
+    return grid.permute(0, 1 + len(sides), *axes).reshape(n, c, *sizes)

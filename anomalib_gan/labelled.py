@@ -1,4 +1,4 @@
-"""Labelled images in MVTec layout, and how well an inspector finds the defects in them.
+"""Labelled images, or stacks, in MVTec layout, and how well an inspector finds the defects in them.
 
 Its figures are those of `evaluation`; no torch, so that whatever an Inspector runs on can be measured.
 """
@@ -22,6 +22,8 @@ from anomalib_gan.evaluation_report import markdown
 from anomalib_gan.runtime.files import write_bytes, write_json
 from anomalib_gan.runtime.image import IMAGE_SUFFIXES, find_images, open_image
 from anomalib_gan.runtime.inspector import Inspection, Inspector, InvalidImage
+from anomalib_gan.runtime.stack import Stack, open_stack
+from anomalib_gan.runtime.volume import VolumeInspection, VolumeInspector
 
 EXACT_PIXELS = 200_000_000  # up to here every pixel is ranked (about 1 GB); beyond, pixels are counted in ev.BINS bins
 GOOD = "good"
@@ -90,22 +92,32 @@ def find_samples(dataset: str | os.PathLike[str]) -> tuple[list[Sample], list[st
     return samples, notes
 
 
-def read_mask(path: Path, image: Path, height: int, width: int) -> NDArray[np.bool_]:
-    """The mask (height, width), True where any colour channel is above 0, whatever its dtype.
+def read_mask(path: Path, image: Path, *size: int) -> NDArray[np.bool_]:
+    """The mask (height, width), or of a stack (depth, height, width), True where any colour channel is above 0,
+    whatever its dtype.
 
     Raises ValueError where its size is not that of its `image`.
     """
-    with open_image(path, info_bar=0, white=float(np.finfo(np.float32).max)) as picture:  # a mask has no white
-        if (picture.height, picture.width) != (height, width):
-            raise ValueError(
-                f"mask {path} is {picture.height}x{picture.width} but its image {image} is {height}x{width}: "
-                "both must have the same height and width in pixels"
-            )
-        return picture.rows(0, picture.height).max(axis=2) > 0
+    white = float(np.finfo(np.float32).max)  # a mask has none
+    found: tuple[int, ...]
+    if len(size) == 3:
+        with open_stack(path, info_bar=0, white=white) as stack:
+            found = stack.depth, stack.height, stack.width
+            mask = stack.slices(0, stack.depth).max(axis=-1) > 0
+    else:
+        with open_image(path, info_bar=0, white=white) as picture:
+            found = picture.height, picture.width
+            mask = picture.rows(0, picture.height).max(axis=-1) > 0
+    if found != size:
+        one, other = ("x".join(map(str, sides)) for sides in (found, size))
+        raise ValueError(
+            f"mask {path} is {one} but its image {image} is {other}: both must have the same height and width in pixels"
+        )
+    return mask
 
 
 def evaluate(
-    inspector: Inspector,
+    inspector: Inspector | VolumeInspector,
     dataset: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
@@ -120,6 +132,7 @@ def evaluate(
     """
     samples, notes = find_samples(dataset)
     gathered = Gathered(inspector, Path(dataset), exact_pixels, notes)
+    results: Iterable[Inspection | VolumeInspection | InvalidImage]
     results = inspector.stream([sample.image for sample in samples])
     for sample, result in zip(progress(samples), results, strict=True):
         gathered.add(sample, result)
@@ -135,7 +148,7 @@ def evaluate(
 class Gathered:
     """What the images of a data set have given so far; pixels of a class are kept together."""
 
-    def __init__(self, inspector: Inspector, root: Path, exact_pixels: int, notes: list[str]) -> None:
+    def __init__(self, inspector: Inspector | VolumeInspector, root: Path, exact_pixels: int, notes: list[str]) -> None:
         self.inspector, self.root, self.exact_pixels, self.notes = inspector, root, exact_pixels, notes
         self.threshold = None if inspector.calibration is None else inspector.calibration.pixel
         self.rows: list[dict[str, Any]] = []
@@ -144,7 +157,7 @@ class Gathered:
         self.scale_warnings: list[str] = []
         self.extremes: dict[str, tuple[float, Sample, NDArray[np.float32], NDArray[np.bool_]]] = {}
 
-    def add(self, sample: Sample, result: Inspection | InvalidImage) -> None:
+    def add(self, sample: Sample, result: Inspection | VolumeInspection | InvalidImage) -> None:
         """One image: its row and, where its pixels are labelled, its share of the pools, hits and extremes."""
         row: dict[str, Any] = {"image": sample.image.relative_to(self.root).as_posix(), "class": sample.kind}
         self.rows.append(row)
@@ -160,7 +173,7 @@ class Gathered:
         if sample.mask is None:
             mask = np.zeros(result.map.shape, bool)
         else:
-            mask = read_mask(sample.mask, sample.image, result.height, result.width)
+            mask = read_mask(sample.mask, sample.image, *result.map.shape)
         pool = ev.PixelPool()
         pool.add(result.map, mask)
         row |= {"pixels": pool.pixels, "excluded_pixels": pool.excluded, "defects": pool.regions}
@@ -252,8 +265,14 @@ class Gathered:
             plots.roc(shown, title, out / "roc.png")
             plots.precision_recall(shown, title, out / "pr.png")
         for name, (value, sample, scores, mask) in self.extremes.items():
-            with self.inspector.opener(sample.image) as picture:
-                image = picture.rows(0, picture.height)
+            place = ""
+            with self.inspector.opener(sample.image) as opened:
+                if isinstance(opened, Stack):  # the slice with most of the defect
+                    number = int(mask.sum((1, 2)).argmax())
+                    image, scores, mask = opened.slices(number, number + 1)[0], scores[number], mask[number]
+                    scores, mask, place = scores[: len(image)], mask[: len(image)], f", slice {number}"
+                else:
+                    image = opened.rows(0, opened.height)
             plots.overlay(
                 image,
                 scores,
@@ -261,7 +280,7 @@ class Gathered:
                 out / f"{name}.png",
                 scale=self.inspector.backend.scale,
                 threshold=self.threshold,
-                title=f"{name}: {sample.kind}/{sample.image.name}, pixel AUROC {value:.3f}",
+                title=f"{name}: {sample.kind}/{sample.image.name}{place}, pixel AUROC {value:.3f}",
             )
 
 
@@ -303,7 +322,7 @@ def _summary(
     }
 
 
-def _reasons(report: Mapping[str, Any], inspector: Inspector) -> dict[str, str]:
+def _reasons(report: Mapping[str, Any], inspector: Inspector | VolumeInspector) -> dict[str, str]:
     """Why the figures that are None overall are undefined."""
     overall, reasons = report["overall"], {}
     if overall["pixel"]["auroc"] is None:
@@ -319,7 +338,8 @@ def _reasons(report: Mapping[str, Any], inspector: Inspector) -> dict[str, str]:
         )
         reasons["image_auroc"] = f"no {lacking}"
     if inspector.calibration is None:
-        reasons["hits"] = "the run has no pixel threshold: calibrate it first (anomalib-gan calibrate RUN)"
+        command = "stacks calibrate" if isinstance(inspector, VolumeInspector) else "calibrate"
+        reasons["hits"] = f"the run has no pixel threshold: calibrate it first (anomalib-gan {command} RUN)"
     elif not overall["defects"]:
         reasons["hits"] = "no test image has a marked defect"
     elif overall["large_defects_hit"] is None:
@@ -327,7 +347,7 @@ def _reasons(report: Mapping[str, Any], inspector: Inspector) -> dict[str, str]:
     return reasons
 
 
-def _against_calibration(report: dict[str, Any], inspector: Inspector) -> None:
+def _against_calibration(report: dict[str, Any], inspector: Inspector | VolumeInspector) -> None:
     """Without normal test images, those of the calibration stand in for them, as a figure of its own."""
     overall, calibration = report["overall"], inspector.calibration
     overall["image_auroc_against_calibration"] = None

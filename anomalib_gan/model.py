@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 Move = tuple[str, dict[str, Tensor]]
@@ -84,14 +85,16 @@ class About:
 class Model(nn.Module):
     """A game between players; see `play`. All lengths are in pixels of the full-resolution image.
 
-    Attributes: `channels` of the image; `stride`, which height and width must be multiples of; `halo`, the radius
-    outside of which a pixel cannot influence the map; `smallest`, which height and width must reach where that is more
-    than a stride; `patch`, the side of the square training crops; `batch`, crops per batch; `exportable`, True or the
-    reason why the model cannot leave as an ONNX graph; `mapped`, True or the reason why it has no map; `looked_at`, the
-    normal images on which it is settled, and as many of those held back, fewer where they are large or where a map
-    takes long; `about`, what the list of the zoo tells of it; `classes`, the names of the materials that it tells
-    apart: where there are any, what it plays with and settles on is `Labelled`; `defects`: what it plays with may be
-    `Defective`.
+    What is said of images (N, C, H, W) holds for volumes (N, C, D, H, W) where `dim` is 3, and of pixels for voxels.
+
+    Attributes: `dim`, 2 for images, 3 for volumes; `channels` of the image; `stride`, which height and width must be
+    multiples of; `halo`, the radius outside of which a pixel cannot influence the map; `smallest`, which height and
+    width must reach where that is more than a stride; `patch`, the side of the square training crops; `batch`, crops
+    per batch; `exportable`, True or the reason why the model cannot leave as an ONNX graph; `mapped`, True or the
+    reason why it has no map; `looked_at`, the normal images on which it is settled, and as many of those held back,
+    fewer where they are large or where a map takes long; `about`, what the list of the zoo tells of it; `classes`, the
+    names of the materials that it tells apart: where there are any, what it plays with and settles on is `Labelled`;
+    `defects`: what it plays with may be `Defective`.
 
     Optional, for bundles: `parts(x)`, what the map is made of, as a dict of "reconstruction" (N, C, H, W) in [-1, 1],
     "code" (N, c, h, w) and, by its name, each component (N, 1, H, W) as it is mixed; `generate(z)`, an image (N, C, H,
@@ -119,6 +122,7 @@ class Model(nn.Module):
     """
 
     about: ClassVar[About]
+    dim: ClassVar[Literal[2, 3]] = 2
     channels: int
     stride: int
     halo: int
@@ -207,22 +211,33 @@ def played_with(model: Model, normals: Sequence[Any]) -> Iterator[Any]:
 
 
 def crops(normals: Sequence[Any], patch: int, batch: int) -> Iterator[Any]:
-    """Random square crops of images (1, C, H, W), for ever, as often at edges as training takes them; an image smaller
-    than `patch` gives none. Where images bring more than themselves (`Labelled`, `Defective`), so do the crops.
+    """Random square crops of images (1, C, H, W), or cubes of volumes, for ever, as often at edges as training takes
+    them; an image smaller than `patch` gives none. Where images bring more than themselves (`Labelled`, `Defective`),
+    so do the crops.
     """
     images = [one if isinstance(one, tuple) else (one,) for one in normals]
-    large = [one for one in images if min(one[0].shape[-2:]) >= patch]
+    large = [one for one in images if min(one[0].shape[2:]) >= patch]
     if not large:
         raise ValueError(
-            f"no normal image is at least {patch} pixels high and wide: give larger images or a smaller patch"
+            f"no normal image is at least {patch} pixels along every axis: give larger images or a smaller patch"
         )
     while True:
         taken = []
         for _ in range(batch):
             one = large[int(torch.randint(len(large), ()))]
-            middle = (int(torch.randint(size, ())) for size in one[0].shape[-2:])
-            top, left = (min(max(m - patch // 2, 0), s - patch) for m, s in zip(middle, one[0].shape[-2:], strict=True))
-            here = (..., slice(top, top + patch), slice(left, left + patch))
-            taken.append([field[here] if field.dim() == 4 else field for field in one])
+            sizes = one[0].shape[2:]
+            middle = (int(torch.randint(size, ())) for size in sizes)
+            corner = [min(max(m - patch // 2, 0), s - patch) for m, s in zip(middle, sizes, strict=True)]
+            here = (..., *(slice(begin, begin + patch) for begin in corner))
+            taken.append([field[here] if field.dim() == one[0].dim() else field for field in one])
         fields = [torch.cat(field) for field in zip(*taken, strict=True)]
         yield type(normals[0])(*fields) if isinstance(normals[0], tuple) else fields[0]
+
+
+def over_processes(value: Tensor) -> Tensor:
+    """The mean of a number over the processes of a training, so that what depends on it goes alike in all of them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()

@@ -20,13 +20,13 @@ TRIALS = 24
 def troubles(model: Model, training: Sequence[Tensor], unseen: Sequence[Tensor]) -> list[str]:
     """What is wrong with a settled model, a sentence each; empty where nothing is.
 
-    `training` and `unseen`: normal images (1, C, H, W) in [-1, 1] that training saw and did not see; without unseen
-    ones only what needs none is judged.
+    `training` and `unseen`: normal images (1, C, H, W), or volumes, in [-1, 1] that training saw and did not see;
+    without unseen ones only what needs none is judged.
     """
     found = []
     least = max(model.stride, model.smallest)
-    judged = [x for x in (unseen or training) if min(x.shape[-2:]) >= max(least, 4)]
-    if judged:
+    judged = [x for x in (unseen or training) if min(x.shape[2:]) >= max(least, 4)]
+    if judged and model.dim == 2:  # there are synthetic defects of images only
         trials, side = effort(model)
         worth = proxy(model, judged, trials=min(TRIALS, trials), side=side)["map"]
         if worth < POOR:
@@ -44,17 +44,18 @@ def troubles(model: Model, training: Sequence[Tensor], unseen: Sequence[Tensor])
                 "there are too few normal images, or those held back differ from the rest"
             )
     sample = getattr(model, "sample", None)
-    if sample is not None and not varied(sample, training, 4 * model.stride):
+    if sample is not None and not varied(sample, training, 4 * model.stride if model.dim == 2 else model.patch):
         found.append("the generator draws nearly the same whatever its code: its samples are of no use")
     return found
 
 
-def varied(sample: Callable[[int, int, int], Tensor], training: Sequence[Tensor], side: int) -> bool:
+def varied(sample: Callable[..., Tensor], training: Sequence[Tensor], side: int) -> bool:
     """Do samples differ from each other as images do? Compared is the variance over images, at the same place."""
-    wide = [x for x in training if min(x.shape[-2:]) >= side]
+    wide = [x for x in training if min(x.shape[2:]) >= side]
     if not wide:
         return True
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        drawn, images = sample(8, side, side), torch.cat([crop(wide[k % len(wide)], side, 1) for k in range(8)])
+        drawn = sample(8, *[side] * (wide[0].dim() - 2))
+        images = torch.cat([crop(wide[k % len(wide)], side, 1) for k in range(8)])
     return bool(drawn.var(0).mean() >= ALIKE * images.var(0).mean())

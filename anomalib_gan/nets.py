@@ -7,16 +7,22 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 from torch.nn.utils.parametrizations import spectral_norm
 
+# By the number of axes: 2, of images (N, C, H, W), or 3, of volumes (N, C, D, H, W).
+CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
-def block(conv: nn.Module, width: int) -> nn.Sequential:
+
+def block(conv: nn.Module, width: int, dim: int = 2) -> nn.Sequential:
     """Convolution, batch norm (frozen statistics in eval mode keep locality), leaky ReLU."""
-    return nn.Sequential(conv, nn.BatchNorm2d(width), nn.LeakyReLU(0.2))
+    return nn.Sequential(conv, NORM[dim](width), nn.LeakyReLU(0.2))
 
 
 @contextmanager
@@ -342,37 +348,40 @@ def perceptron_critic(channels: int, hidden: int, side: int) -> Critic:
     return Critic(features, nn.Conv2d(hidden, 1, 1, bias=False))
 
 
-def transposed(code: int, width: int, channels: int) -> nn.Sequential:
-    """DCGAN's generator: (N, code, h, w) -> (N, channels, 8h, 8w) in [-1, 1] by transposed convolutions."""
+def transposed(code: int, width: int, channels: int, dim: int = 2) -> nn.Sequential:
+    """DCGAN's generator: (N, code, h, w) -> (N, channels, 8h, 8w) in [-1, 1] by transposed convolutions; with dim=3
+    that of 3D-GAN: (N, code, d, h, w) -> (N, channels, 8d, 8h, 8w).
+    """
 
     def layer(conv: nn.Module, to: int) -> nn.Sequential:
-        return nn.Sequential(conv, nn.BatchNorm2d(to), nn.ReLU())
+        return nn.Sequential(conv, NORM[dim](to), nn.ReLU())
 
     def up(a: int, b: int) -> nn.Sequential:
-        return layer(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=False), b)
+        return layer(TRANSPOSED[dim](a, b, 4, stride=2, padding=1, bias=False), b)
 
     return nn.Sequential(
-        layer(nn.Conv2d(code, 4 * width, 3, padding=1, bias=False), 4 * width),
+        layer(CONVOLUTION[dim](code, 4 * width, 3, padding=1, bias=False), 4 * width),
         up(4 * width, 2 * width),  # (N, 2 width, 2h, 2w)
         up(2 * width, width),  # (N, width, 4h, 4w)
-        nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
+        TRANSPOSED[dim](width, channels, 4, stride=2, padding=1),
         nn.Tanh(),
     )
 
 
-def strided(channels: int, width: int, norm: bool = True, answers: int = 1) -> Critic:
-    """DCGAN's critic: (N, channels, 8h, 8w) -> (N, answers, h, w) by strided convolutions; `norm`: batch norm between.
+def strided(channels: int, width: int, norm: bool = True, answers: int = 1, dim: int = 2) -> Critic:
+    """DCGAN's critic: (N, channels, 8h, 8w) -> (N, answers, h, w) by strided convolutions; `norm`: batch norm between;
+    `dim`=3: that of 3D-GAN, (N, channels, 8d, 8h, 8w) -> (N, answers, d, h, w).
 
     Here as in the other critics, the answers have no bias: to some objectives a common offset says nothing.
     """
 
     def down(a: int, b: int) -> nn.Sequential:
-        conv = nn.Conv2d(a, b, 4, stride=2, padding=1, bias=not norm)
-        return block(conv, b) if norm else nn.Sequential(conv, nn.LeakyReLU(0.2))
+        conv = CONVOLUTION[dim](a, b, 4, stride=2, padding=1, bias=not norm)
+        return block(conv, b, dim) if norm else nn.Sequential(conv, nn.LeakyReLU(0.2))
 
-    first = nn.Sequential(nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2))
+    first = nn.Sequential(CONVOLUTION[dim](channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2))
     features = nn.Sequential(first, down(width, 2 * width), down(2 * width, 4 * width))
-    return Critic(features, nn.Conv2d(4 * width, answers, 3, padding=1, bias=False))
+    return Critic(features, CONVOLUTION[dim](4 * width, answers, 3, padding=1, bias=False))
 
 
 class PixelNorm(nn.Module):

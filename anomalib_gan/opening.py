@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anomalib_gan.runtime.bundle import MANIFEST, recalibrate
 from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.files import read_json
 from anomalib_gan.runtime.inspector import Inspector
+from anomalib_gan.runtime.volume import TILE as VOLUME_TILE
+from anomalib_gan.runtime.volume import VolumeInspector
+
+if TYPE_CHECKING:
+    from anomalib_gan.export import TorchBackend
 
 CALIBRATION = "calibration.json"
 
@@ -38,6 +44,30 @@ def open_inspector(
         inspector = Inspector.load(folder, device, threads=threads, tile=tile, rescale=rescale, spin=spin)
         inspector.calibration = inspector.calibration if calibrated else None
         return inspector
+    backend, calibration = _trained(folder, device, threads, calibrated, known)
+    return Inspector(backend, tile=tile, calibration=calibration, rescale=rescale)
+
+
+def open_volumes(
+    path: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    tile: int = VOLUME_TILE,
+    threads: int | None = None,
+    calibrated: bool = True,
+) -> VolumeInspector:
+    """The same for the run of a model of volumes: an inspector of stacks. `tile` is the side in voxels."""
+    folder = Path(path)
+    if is_bundle(folder):
+        raise ValueError(f"{folder} is a bundle, which holds a detector for images: give the run of a model of volumes")
+    backend, calibration = _trained(folder, device, threads, calibrated)
+    return VolumeInspector(backend, tile, calibration)
+
+
+def _trained(
+    folder: Path, device: str, threads: int | None, calibrated: bool, known: str | None = None
+) -> tuple[TorchBackend, Calibration | None]:
+    """The model of a run and, where it has one and `calibrated` is set, its calibration."""
     if not folder.is_dir():
         raise ValueError(
             f"{folder} is neither a run's folder nor a bundle: train a model with "
@@ -49,10 +79,9 @@ def open_inspector(
 
     if threads:
         torch.set_num_threads(threads)
-    backend = TorchBackend.load(folder, device=device, known=known)
     stored = folder / CALIBRATION
-    calibration = Calibration.from_json(read_json(stored)) if calibrated and stored.exists() else None
-    return Inspector(backend, tile=tile, calibration=calibration, rescale=rescale)
+    backend = TorchBackend.load(folder, device=device, known=known)
+    return backend, Calibration.from_json(read_json(stored)) if calibrated and stored.exists() else None
 
 
 def is_bundle(path: str | os.PathLike[str]) -> bool:

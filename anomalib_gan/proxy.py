@@ -124,12 +124,11 @@ def generous(opacity: Tensor) -> Tensor:
 
 
 def crop(x: Tensor, side: int, stride: int) -> Tensor:
-    """A random crop of (1, C, H, W), at most `side` pixels and multiples of `stride` high and wide."""
-    height, width = (min(side, size) // stride * stride for size in x.shape[-2:])
-    top, left = (
-        int(torch.randint(have - want + 1, ())) for have, want in zip(x.shape[-2:], (height, width), strict=True)
-    )
-    return x[..., top : top + height, left : left + width]
+    """A random crop of (1, C, H, W), or of a volume, at most `side` pixels along each axis, multiples of `stride`."""
+    wanted = [min(side, size) // stride * stride for size in x.shape[2:]]
+    begins = [int(torch.randint(have - want + 1, ())) for have, want in zip(x.shape[2:], wanted, strict=True)]
+    here = (slice(begin, begin + want) for begin, want in zip(begins, wanted, strict=True))
+    return x[(slice(None), slice(None), *here)]
 
 
 def spoil(x: Tensor, scale: int, corruption: Corruption) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, pad
+from torch.nn.functional import conv2d, conv3d, pad
 
 
 def gaussian(sigma: float, like: Tensor) -> Tensor:
@@ -18,16 +18,18 @@ def gaussian(sigma: float, like: Tensor) -> Tensor:
 
 
 def smooth(x: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of (N, C, H, W) by `sigma` pixels, edges replicated; sigma 0 changes nothing."""
+    """Gaussian blur of (N, C, H, W) or (N, C, D, H, W) by `sigma` pixels, edges replicated; sigma 0 changes nothing."""
     return x if sigma == 0 else blur(x, gaussian(sigma, x))
 
 
 def blur(x: Tensor, kernel: Tensor) -> Tensor:
-    """(N, C, H, W) convolved with `kernel`, 1-D of odd length, along both axes, edges replicated."""
-    c, r = x.shape[1], len(kernel) // 2
-    x = pad(x, (r,) * 4, mode="replicate")
-    x = conv2d(x, kernel[None, None, None, :].expand(c, 1, 1, -1), groups=c)
-    return conv2d(x, kernel[None, None, :, None].expand(c, 1, -1, 1), groups=c)
+    """(N, C, H, W) or (N, C, D, H, W) convolved with `kernel`, 1-D of odd length, along all axes, edges replicated."""
+    c, dim = x.shape[1], x.dim() - 2
+    x = pad(x, (len(kernel) // 2,) * (2 * dim), mode="replicate")
+    for axis in reversed(range(dim)):
+        line = kernel.view(1, 1, *(-1 if k == axis else 1 for k in range(dim)))
+        x = (conv2d if dim == 2 else conv3d)(x, line.expand(c, 1, *[-1] * dim), groups=c)
+    return x
 
 
 def structural(x: Tensor, y: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ def begun(
 def described(folder: Path, images: Sequence[Normal], kinds: Sequence[str] | None = None) -> dict[str, Any]:
     """What it says of a folder of images, and of their classes where they have some."""
     told: list[dict[str, Any]] = [
-        {"path": str(i.path.absolute()), "sha256": i.sha256, "height": i.grey.shape[1], "width": i.grey.shape[2]}
+        {"path": str(i.path.absolute()), "sha256": i.sha256, "height": i.grey.shape[-2], "width": i.grey.shape[-1]}
+        | ({"depth": i.grey.shape[1]} if i.grey.dim() == 4 else {})  # of stacks
         for i in images
     ]
     if kinds:

@@ -29,6 +29,7 @@ from anomalib_gan.runtime.files import read_json, write_bytes, write_json
 from anomalib_gan.specs import complete
 from anomalib_gan.starting import Reviewed, Start
 from anomalib_gan.training import READ_EVERY, Progress, Trainer, derive_seed
+from anomalib_gan.volumes import read_stack
 
 MINUTES = 18.0
 JITTER = 0.1
@@ -43,6 +44,7 @@ MOMENTS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of the training at which a row of s
 SAMPLES = 8
 LOOKED_PIXELS = 2**24
 LOOKED_SIDE = 2048  # px, the largest side that is taken of each
+LOOKED_CUBE = 96  # the same of volumes, in voxels
 LISTED = 10  # reviewed images that are named one by one
 PICTURED = 256  # px, side of the patches in reconstructions.png
 HISTORY = "history.jsonl"
@@ -173,8 +175,15 @@ class Job:
         reviewed = Reviewed("", [], []) if settings.reviewed is None else Reviewed(**settings.reviewed)
         files = data.normal_files(folder)
         added = reviewed.beside(files) if reviewed.normal else []
+        known = models.MODELS.get(settings.model)
+        if known is not None and known.dim == 3 and added:
+            raise ValueError(f"{settings.model} plays with stacks, and reviews are of images: leave --add-reviewed out")
         images, warnings = data.read_normals(
-            [*files, *added], info_bar=settings.info_bar, bits=settings.bits, white=settings.white
+            [*files, *added],
+            info_bar=settings.info_bar,
+            bits=settings.bits,
+            white=settings.white,
+            read=read_stack if known is not None and known.dim == 3 else None,
         )
         warnings += reviewed.check(images)
         channels = images[0].grey.shape[0]
@@ -275,9 +284,10 @@ class Job:
 
     def headline(self) -> str:
         """What is trained on and what is held back."""
+        things, million = ("images", "Mpx") if self.trainer.model.dim == 2 else ("stacks", "million voxels")
         return (
-            f"{len(self.images)} normal images; {megapixels(self.crops.images):.3g} Mpx to train on, "
-            f"held back for calibration: {told_held(self.held)}"
+            f"{len(self.images)} normal {things}; {megapixels(self.crops.images):.3g} {million} to train on, "
+            f"held back for calibration: {told_held(self.held, things)}"
         )
 
     def summary(self) -> None:
@@ -296,7 +306,10 @@ class Job:
         count = sum(parameter.numel() for parameter in net.parameters())
         if net.classes:
             self.say("classes: " + ", ".join(f"{name} ({n})" for name, n in self.card["data"]["classes"].items()))
-        self.say(f"{self.spec.name}: {count:,} parameters, {net.batch} patches of {net.patch}x{net.patch} px per batch")
+        patch = "x".join([str(net.patch)] * net.dim)
+        self.say(
+            f"{self.spec.name}: {count:,} parameters, {net.batch} patches of {patch} {'px' if net.dim == 2 else 'voxels'} per batch"
+        )
         for warning in self.card["warnings"]:
             self.say(f"warning: {warning}")
         odd = [image for image in self.card["oddest"] if image["odd"]]
@@ -408,7 +421,7 @@ class Job:
         net.eval()  # the trainer goes back to train mode
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(derive_seed(self.settings.seed, "sheet"))
-            images = sample(SAMPLES, net.patch, net.patch)
+            images = sample(SAMPLES, *[net.patch] * net.dim)
         levels = ((images.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         self.sheet = [*(row for row in self.sheet if row[0] != self.trainer.step), (self.trainer.step, levels)]
 
@@ -447,7 +460,7 @@ class Job:
         self._save(settled=settled, map_scale=scale)
         plots.curves(read_history(self.run / HISTORY), self.run / "curves.png")
         if self.sheet:
-            rows = [(step, data.signed(images).numpy()) for step, images in self.sheet]
+            rows = [(step, sliced(data.signed(images), net.dim).numpy()) for step, images in self.sheet]
             plots.sheet(rows, self.run / "samples.png")
         if scale is not None:
             rebuilt = [middle(x, maps[i], model) for i, x in enumerate(shown[:4])]
@@ -508,13 +521,14 @@ def initialised(spec: Spec, seed: int, device: torch.device) -> Model:
 
 
 def megapixels(images: Sequence[Tensor]) -> float:
-    return sum(image.shape[1] * image.shape[2] for image in images) / 1e6
+    """Million pixels, or of volumes voxels."""
+    return sum(image[0].numel() for image in images) / 1e6
 
 
-def told_held(held: Sequence[data.Held]) -> str:
+def told_held(held: Sequence[data.Held], things: str = "images") -> str:
     """What is held back, in words."""
     whole = [one for one in held if one.box is None]
-    return f"{len(whole)} whole images" if whole else f"a strip of {len(held)} images"
+    return f"{len(whole)} whole {things}" if whole else f"a strip of {len(held)} {things}"
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
@@ -523,19 +537,20 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def views(regions: Sequence[Tensor], model: Model, device: torch.device) -> list[Tensor]:
-    """Some of the regions, evenly spread, as (1, C, H, W) in [-1, 1]: the middle up to LOOKED_SIDE.
+    """Some of the regions, evenly spread, as (1, C, H, W) in [-1, 1]: the middle up to LOOKED_SIDE, or LOOKED_CUBE.
 
     As many as the model looks at, or as have LOOKED_PIXELS together, but not under eight for that.
     """
-    largest = max((min(region[0].numel(), LOOKED_SIDE**2) for region in regions), default=1)
+    side = LOOKED_SIDE if model.dim == 2 else LOOKED_CUBE
+    largest = max((min(region[0].numel(), side**model.dim) for region in regions), default=1)
     count = min(model.looked_at, max(8, LOOKED_PIXELS // largest))
     found = []
     for region in spread(regions, count):
-        _, height, width = region.shape
-        tall, wide = (min(side, LOOKED_SIDE) // model.stride * model.stride for side in (height, width))
-        top, left = (height - tall) // 2, (width - wide) // 2
-        x = data.signed(region[:, top : top + tall, left : left + wide].to(device))
-        found.append(x.expand(model.channels, -1, -1)[None].contiguous())
+        wanted = [min(size, side) // model.stride * model.stride for size in region.shape[1:]]
+        begins = [(size - want) // 2 for size, want in zip(region.shape[1:], wanted, strict=True)]
+        middle = tuple(slice(begin, begin + want) for begin, want in zip(begins, wanted, strict=True))
+        x = data.signed(region[(slice(None), *middle)].to(device))
+        found.append(x.expand(model.channels, *wanted)[None].contiguous())
     return found
 
 
@@ -551,15 +566,23 @@ def maps_of(model: Model, images: Sequence[Tensor]) -> tuple[list[Tensor], list[
 
 @torch.no_grad()
 def middle(x: Tensor, found: Tensor, model: Model) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """The middle PICTURED pixels of an image (C, h, w), of its reconstruction, where the model has one, and its map."""
+    """The middle PICTURED pixels of an image (C, h, w), of its reconstruction, where the model has one, and its map; of
+    volumes the middle slice.
+    """
     reconstruct = getattr(model, "reconstruct", None)
     again = None if reconstruct is None else reconstruct(x)
-    top, left = (max(0, side - PICTURED) // 2 for side in x.shape[2:])
+    top, left = (max(0, side - PICTURED) // 2 for side in x.shape[-2:])
 
     def cut(picture: Tensor) -> np.ndarray:
-        return picture[..., top : top + PICTURED, left : left + PICTURED].float().cpu().numpy()
+        shown = sliced(picture, model.dim)[..., top : top + PICTURED, left : left + PICTURED]
+        return shown.float().cpu().numpy()
 
     return cut(x[0]), None if again is None else cut(again[0]), cut(found[0, 0])
+
+
+def sliced(x: Tensor, dim: int) -> Tensor:
+    """Of volumes (..., D, H, W), which have dim 3, the middle slice (..., H, W); images as they are."""
+    return x[..., x.shape[-3] // 2, :, :] if dim == 3 else x
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@
 A picture is a pile of items (fibres, and the defect's parts) painted from the deepest to the topmost. Fibres are curved
 tubes with the bright edges of a secondary-electron image, a tilt of light across them, and a shadow on what lies
 beneath. The same pile is painted with and without the defect, and the mask is where the two differ by more than noise.
-Everything is a function of the seed.
+Everything is a function of the seed. The stacks of slices in volumes/ are drawn by `foam.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 import cv2
+import foam
 import numpy as np
 import tifffile
 from scipy import ndimage
@@ -557,6 +558,11 @@ def write(out: Path, seed: int = 0) -> list[Path]:
             path.write_bytes(buffer.getvalue())
         else:
             path.write_bytes(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes())
+        paths.append(path)
+    for name, stack in foam.stacks(seed):
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(path, stack, compression="zlib", compressionargs={"level": 9}, predictor=True, metadata=None)
         paths.append(path)
     return paths
 

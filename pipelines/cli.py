@@ -30,6 +30,7 @@ COMMANDS = {
     "score": "Score a folder of images: maps, verdicts, defects, a report.",
     "evaluate": "Measure a run on a labelled dataset in MVTec layout.",
     "paint": "Paint defects on normal images, by a mask_gan: a labelled data set.",
+    "stacks": "Calibrate, score and evaluate a model of volumes, on stacks of slices.",
     "diagnose": "Tell what a run is beyond its maps: its codes, its critic, what it draws.",
     "explore": "See what a trained generator can do: samples, directions, restoration, features.",
     "translate": "Apply a trained translator to a folder of images.",

@@ -45,7 +45,7 @@ class How:
 
 def draws(kind: type[Model], needs: str = "generate") -> bool:
     """Does such a model draw pictures, from codes or by `sample`? One of volumes does not."""
-    return hasattr(kind, needs) and getattr(kind, "dim", 2) == 2
+    return hasattr(kind, needs) and kind.dim == 2
 
 
 @dataclass(frozen=True)

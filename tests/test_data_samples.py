@@ -10,10 +10,12 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from scipy import ndimage
 
 FOLDER = Path(__file__).parents[1] / "data_samples"
 sys.path.insert(0, str(FOLDER))
 
+import foam  # noqa: E402
 import generate  # noqa: E402
 
 CLOSE = 1  # grey level: sines, powers and blurs may round differently on another machine or version
@@ -38,14 +40,14 @@ def assert_committed(name: str, drawn: np.ndarray) -> None:
 
 
 def test_a_seed_draws_the_committed_pictures() -> None:
-    for name, drawn in itertools.islice(generate.pictures(0), 2):
+    for name, drawn in (*itertools.islice(generate.pictures(0), 2), *itertools.islice(foam.stacks(0), 1)):
         assert_committed(name, drawn)
 
 
 @pytest.mark.slow
 def test_seed_0_is_the_whole_committed_set() -> None:
     names = set()
-    for name, drawn in generate.pictures(0):
+    for name, drawn in itertools.chain(generate.pictures(0), foam.stacks(0)):
         assert_committed(name, drawn)
         names.add(name)
     committed = {p.relative_to(FOLDER).as_posix() for p in FOLDER.rglob("*") if p.suffix in (".png", ".tif")}
@@ -95,6 +97,18 @@ def test_a_mask_is_where_the_defect_changed_the_picture(kind: str) -> None:
     assert (change[mask] > 0.6 * generate.THRESHOLD).mean() > 0.95
     assert (change[~mask] > 1.6 * generate.THRESHOLD).mean() < 5e-4
     assert np.median(change[mask]) > 2 * np.median(np.abs(np.diff(normal, axis=1))) or kind == "charging"
+
+
+def test_the_foam_is_as_porous_as_it_is_said_to_be_and_a_void_is_a_large_pore() -> None:
+    rng = np.random.default_rng(5)
+    normal = foam.draw(rng, (64, 96, 128))
+    assert (normal < foam.MIDDLE).mean() == pytest.approx(foam.POROSITY, abs=0.03)
+    spoilt, before, mask = foam.draw_void(rng)
+    away = ~ndimage.binary_dilation(mask, iterations=4)
+    assert np.abs(spoilt.astype(int) - before)[away].max() <= CLOSE
+    assert (spoilt[mask] < foam.MIDDLE).mean() > 0.98 > 0.6 > (before[mask] < foam.MIDDLE).mean()
+    inside = ndimage.distance_transform_edt(spoilt < foam.MIDDLE)
+    assert inside.max() > 1.25 * ndimage.distance_transform_edt(before < foam.MIDDLE).max()
 
 
 def test_an_unknown_kind_is_refused() -> None:

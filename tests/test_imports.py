@@ -65,6 +65,7 @@ RULES = [  # (who, may not import, except)
                     "paint",
                     "restoring",
                     "score",
+                    "stacks",
                     "train",
                     "transferring",
                     "translate",

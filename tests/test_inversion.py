@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -28,15 +30,16 @@ def nets(seed=0):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.tuples(*[st.integers(1, 4)] * 5))
-def test_patches_are_those_of_the_grid_and_are_laid_back(sizes):
-    n, c, rows, columns, side = sizes
-    x = torch.randn(n, c, rows * side, columns * side)
+@given(*[st.integers(1, 4)] * 3, st.lists(st.integers(1, 4), min_size=2, max_size=3))
+def test_patches_and_blocks_are_those_of_the_grid_and_are_laid_back(n, c, side, counts):
+    x = torch.randn(n, c, *(count * side for count in counts))
     patches = cut(x, side)
-    assert patches.shape == (n * rows * columns, c, side, side)
-    assert torch.equal(laid(patches, n, rows), x)
-    last = x[-1, :, -side:, -side:]
-    assert torch.equal(patches[-1], last) and torch.equal(patches[0], x[0, :, :side, :side])
+    assert patches.shape == (n * math.prod(counts), c, *[side] * len(counts))
+    assert torch.equal(laid(patches, n, *counts[:-1]), x)
+    first, last = ((slice(None), *[part] * len(counts)) for part in (slice(side), slice(-side, None)))
+    assert torch.equal(patches[-1], x[-1][last]) and torch.equal(patches[0], x[0][first])
+    if len(counts) == 3 and counts[2] > 1:
+        assert torch.equal(patches[1], x[0, :, :side, :side, side : 2 * side])
 
 
 @pytest.mark.parametrize("mu", [0.5, 2.0, 5.0])

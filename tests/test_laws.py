@@ -21,6 +21,7 @@ from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.image import ImageError, open_image
 from anomalib_gan.runtime.inspector import Inspector
 from anomalib_gan.runtime.session import OnnxBackend
+from anomalib_gan.runtime.volume import VolumeInspector
 from anomalib_gan.training import Trainer
 from anomalib_gan.translation import Translator
 
@@ -31,6 +32,7 @@ VAE = {**AE, "variance": 0.05, "samples": 3}
 GAN = {"width": 16, "code": 8, "patch": 32, "batch": 8, "smoothing": 2.0, "steps": 25, "r1": 1.0}
 CYCLE = {"width": 8, "blocks": 1, "patch": 64, "batch": 2, "shrink": 2, "pool": 3, "smoothing": 2.0, "lr": 2e-3}
 UPSCALING = {"width": 8, "blocks": 1, "patch": 32, "batch": 4, "smoothing": 2.0, "vgg": ""}
+VOXELS = {"width": 8, "code": 8, "side": 16, "batch": 8, "smoothing": 2.0, "steps": 15, "r1": 1.0}
 DICTIONARY = {"side": 8, "atoms": 24, "samples": 1000, "iterations": 20}
 # Small settings by model; after a space, those that make another model of it, to which the laws apply as well.
 SMALL = {
@@ -95,6 +97,7 @@ SMALL = {
     "srgan": UPSCALING,
     "srgan resnet": {**UPSCALING, "adversarial": 0.0},
     "srgan four": {**UPSCALING, "factor": 4, "residual": "l1"},
+    **{"gan3d": VOXELS, "gan3d picture": {**VOXELS, "picture": True, "view": "projection"}},
 }
 
 
@@ -103,11 +106,27 @@ def small(name):
     return build(name.partition(" ")[0], **SMALL.get(name, {}))
 
 
-def stripes(height, width, channels=1, phase=0.0):
-    """A normal material: slanted stripes in [-1, 1] with a little noise, (1, C, H, W)."""
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    grey = 0.7 * torch.sin((rows + 0.6 * columns) / 2.5 + phase) + 0.05 * torch.randn(height, width)
-    return grey.clamp(-1, 1).expand(1, channels, height, width).contiguous()
+def stripes(height, width, channels=1, phase=0.0, depth=None):
+    """A normal material: slanted stripes in [-1, 1] with a little noise, (1, C, H, W); with a depth (1, C, D, H, W)."""
+    sizes = (height, width) if depth is None else (depth, height, width)
+    *slices, rows, columns = torch.meshgrid(*map(torch.arange, sizes), indexing="ij")
+    grey = 0.7 * torch.sin((rows + 0.6 * columns + sum(slices)) / 2.5 + phase) + 0.05 * torch.randn(sizes)
+    return grey.clamp(-1, 1).expand(1, channels, *sizes).contiguous()
+
+
+def normal(model, height, width, phase=0.0):
+    """The same as the model plays with it: an image, or a volume of two strides' depth."""
+    return stripes(height, width, model.channels, phase, 2 * model.stride if model.dim == 3 else None)
+
+
+def levels(dim, height, width):
+    """The same in 8 bits, as an inspector is given it: an image, or a stack, a third as large, for it takes longer."""
+    x = stripes(height, width) if dim == 2 else stripes(height // 3, width // 3, depth=40)
+    return ((x[0, 0].numpy() + 1) * 127.5).astype(np.uint8)
+
+
+def inspecting(backend, **options):
+    return (Inspector if backend.dim == 2 else VolumeInspector)(backend, **options)
 
 
 def batches_of(model):
@@ -116,7 +135,9 @@ def batches_of(model):
         phases = torch.rand(model.batch, generator=generator) * 6
         state = torch.random.get_rng_state()
         torch.manual_seed(n)
-        patches = torch.cat([stripes(model.patch, model.patch, model.channels, float(p)) for p in phases])
+        sides = (model.patch, model.patch, model.channels)
+        depth = model.patch if model.dim == 3 else None
+        patches = torch.cat([stripes(*sides, float(p), depth) for p in phases])
         torch.random.set_rng_state(state)
         if model.pairs:
             return counterpart(model, patches)
@@ -175,7 +196,7 @@ def answering(request):
 def settled(name, steps=3):
     model, trainer = trained(name, steps)
     torch.manual_seed(0)
-    x = stripes(128, 160, model.channels)
+    x = normal(model, 128, 160)
     kept = Labelled(x, torch.zeros(1, dtype=torch.long)) if model.classes else x
     return trainer.finish([counterpart(model, x) if model.pairs else kept])
 
@@ -260,7 +281,7 @@ def test_spec_round_trips(answering):
     model = settled(answering)
     again = small(answering)
     again.load_state_dict(model.state_dict())
-    x = stripes(96, 128, model.channels)
+    x = normal(model, 96, 128)
     assert torch.equal(answer(model, x), answer(again.eval(), x))
 
 
@@ -268,10 +289,10 @@ def test_spec_round_trips(answering):
 def test_the_map_or_the_translation_is_finite_right_shaped_and_local(answering):
     model = settled(answering)
     for tiles in ((8, 10), (13, 9)):
-        x = stripes(*(t * model.stride for t in tiles), model.channels)
-        assert answer(model, x).shape == (1, 1 if model.mapped is True else model.channels, *x.shape[-2:])
+        x = normal(model, *(t * model.stride for t in tiles))
+        assert answer(model, x).shape == (1, 1 if model.mapped is True else model.channels, *x.shape[2:])
         assert torch.isfinite(answer(model, x)).all()
-    x = stripes(max(3 * model.stride, model.smallest), 4 * model.stride + 2 * model.halo, model.channels)
+    x = normal(model, max(3 * model.stride, model.smallest), 4 * model.stride + 2 * model.halo)
     y = x.clone()
     y[..., -1] = -y[..., -1]
     unchanged = x.shape[-1] - 1 - model.halo
@@ -285,11 +306,11 @@ def test_what_the_map_is_made_of_fits_the_image_under_names_that_a_graph_may_hav
     if not hasattr(model, "parts"):
         return
     side = max(2 * model.stride, model.smallest)
-    x = stripes(side, side + model.stride, model.channels)
+    x = normal(model, side, side + model.stride)
     for key, field in model.parts(x).items():
         assert key.isidentifier() and torch.isfinite(field).all()
         if key != "code":
-            assert field.shape == (1, model.channels if key == "reconstruction" else 1, *x.shape[-2:])
+            assert field.shape == (1, model.channels if key == "reconstruction" else 1, *x.shape[2:])
 
 
 @torch.no_grad()
@@ -297,10 +318,10 @@ def test_what_the_map_is_made_of_fits_the_image_under_names_that_a_graph_may_hav
 def test_tiled_equals_whole(mapped, size):
     model = settled(mapped)
     backend = TorchBackend(model, hash="0" * 64, scale=(0.0, 1.0), device="cpu")
-    image = ((stripes(*size)[0, 0].numpy() + 1) * 127.5).astype(np.uint8)
-    whole = Inspector(backend, tile=2048)(image).map
-    tile = 4 * model.stride
-    tiled = Inspector(backend, tile=tile)(image).map
+    image = levels(model.dim, *size)
+    whole = inspecting(backend, tile=2048)(image).map
+    tile = (4 if model.dim == 2 else 2) * model.stride
+    tiled = inspecting(backend, tile=tile)(image).map
     unit = float(np.quantile(whole, 0.999) - np.quantile(whole, 0.01))
     assert np.abs(tiled - whole).max() <= 1e-5 * unit
 
@@ -332,13 +353,12 @@ def test_the_smallest_image_has_a_map_and_a_smaller_one_a_reason(mapped):
     backend = TorchBackend(model, hash="0" * 64, scale=(0.0, 1.0), device="cpu")
     side = backend.smallest
     assert side % model.stride == 0
-    for size in ((side, side), (side, side + 1)):
-        image = ((stripes(*size)[0, 0].numpy() + 1) * 127.5).astype(np.uint8)
-        assert Inspector(backend, tile=model.stride)(image).map.shape == size
-    with pytest.raises(
-        ImageError, match=f"{side - 1}x{side} is smaller than the model's smallest image, {side}x{side}"
-    ):
-        Inspector(backend)(image[: side - 1, :side])
+    deep = (side,) * (model.dim - 2)
+    for size in ((*deep, side, side), (*deep, side, side + 1)):
+        image = np.random.default_rng(0).integers(0, 255, size, np.uint8)
+        assert inspecting(backend, tile=model.stride)(image).map.shape == size
+    with pytest.raises(ImageError, match=f"{side - 1}x{side} is smaller than the model's smallest.*, {side}"):
+        inspecting(backend)(image[..., : side - 1, :side])
 
 
 @torch.no_grad()
@@ -346,7 +366,8 @@ def test_scoring_moves_no_statistic_and_ignores_the_rest_of_the_batch(mapped):
     model = settled(mapped)
     backend = TorchBackend(model, hash="0" * 64, scale=(0.0, 1.0), device="cpu")
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    a = np.random.default_rng(0).uniform(0, 255, (1, model.channels, 96, 96)).astype(np.float32)
+    sizes = (96, 96) if model.dim == 2 else (32, 48, 48)
+    a = np.random.default_rng(0).uniform(0, 255, (1, model.channels, *sizes)).astype(np.float32)
     alone = backend(a, 255.0)
     beside = backend(np.concatenate((a, np.zeros_like(a))), 255.0)[:1]
     assert not backend.graph.training
@@ -412,11 +433,11 @@ def test_a_planted_defect_scores_above_the_normal_area(mapped):
     # Inversion says nothing of what G cannot draw yet, and that is learnt from a critic that has to learn as well.
     model = settled(mapped, steps=200 if small(mapped).exportable is True else 600)
     torch.manual_seed(5)
-    x = stripes(160, 192, model.channels, phase=1.0)
-    x[..., 64:96, 80:112] = 0.9 * torch.randn(32, 32).clamp(-1, 1)
+    x = normal(model, 160, 192, phase=1.0)
+    x[..., 64:96, 80:112] = 0.9 * torch.randn(*x.shape[2:-2], 32, 32).clamp(-1, 1)
     found = model.anomaly_map(x).detach()[0, 0]
-    outside = torch.cat((found[:32].flatten(), found[128:].flatten()))
-    assert found[72:88, 88:104].mean() > outside.mean() + outside.std()
+    outside = torch.cat((found[..., :32, :].flatten(), found[..., 128:, :].flatten()))
+    assert found[..., 72:88, 88:104].mean() > outside.mean() + outside.std()
 
 
 def test_encoder_and_generator_receive_the_critics_gradient():

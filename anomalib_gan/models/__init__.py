@@ -18,6 +18,7 @@ from anomalib_gan.models.ebgan import EBGAN
 from anomalib_gan.models.fcbigan import FCBiGAN
 from anomalib_gan.models.fcbigan_source import SourceFCBiGAN
 from anomalib_gan.models.gan import GAN
+from anomalib_gan.models.gan3d import GAN3D
 from anomalib_gan.models.ganomaly import GANomaly
 from anomalib_gan.models.gaussian import Gaussian
 from anomalib_gan.models.geo_gan import GeoGAN
@@ -57,6 +58,7 @@ MODELS: dict[str, type[Model]] = {
     "mask_gan": MaskGAN,
     "srgan": SRGAN,
     "ddpm": DDPM,
+    "gan3d": GAN3D,
 }
 
 

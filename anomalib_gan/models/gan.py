@@ -83,7 +83,7 @@ class GAN(Model):
         self.halo = patch * -int(-(patch + (3 * smoothing + 2) * shrink) // patch)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.register_buffer("bank", self.prior(torch.empty(BANK, 1, patch // shrink, patch // shrink)))
+            self.register_buffer("bank", self.prior(torch.empty(BANK, 1, *[patch // shrink] * self.dim)))
         self.register_buffer("unit", torch.ones(()))  # mean absolute feature of normal images
 
     def nets(self, width: int) -> tuple[nn.Module, Critic]:
@@ -105,8 +105,8 @@ class GAN(Model):
 
     def prior(self, like: Tensor) -> Tensor:
         """z ~ N(0, I): a field of codes (N, code, h, w) for each of the images (N, C, h cell, w cell)."""
-        rows, columns = (size // self.cell for size in like.shape[-2:])
-        return torch.randn(len(like), self.code, rows, columns, device=like.device)
+        places = [size // self.cell for size in like.shape[2:]]
+        return torch.randn(len(like), self.code, *places, device=like.device)
 
     def codes(self, n: int, rows: int, columns: int) -> Tensor:
         """z of the prior, (n, code, rows, columns)."""
@@ -138,11 +138,12 @@ class GAN(Model):
         """G(z*) at the size of x (N, C, H, W), the field of codes z*, and the map."""
         s = shrink(x, self.shrink)
         side = self.patch // self.shrink
+        rows = [size // side for size in s.shape[2:-1]]
         with judged(self.G, self.D):
             found = self.inverted(cut(s, side))
-        z, again = (laid(one, len(s), s.shape[-2] // side) for one in (found.z, found.image))
+        z, again = (laid(one, len(s), *rows) for one in (found.z, found.image))
         chosen = {"likelihood": 1.0} if self.score == "likelihood" else self.weights
-        surprise = smooth(laid(found.left(chosen), len(s), s.shape[-2] // side), self.smoothing)
+        surprise = smooth(laid(found.left(chosen), len(s), *rows), self.smoothing)
         return {
             "reconstruction": enlarge(again, self.shrink), "code": z, "map": enlarge(surprise, self.shrink)
         }  # fmt: skip
@@ -172,10 +173,9 @@ class GAN(Model):
         """Images (N, C, H, W) in [-1, 1] from codes (N, code, h, w)."""
         return unshrink(self.G(z), self.shrink).clamp(-1, 1)
 
-    def sample(self, n: int, height: int, width: int) -> Tensor:
-        """Generated images, (n, C, height, width) in [-1, 1], of any size."""
+    def sample(self, n: int, *sizes: int) -> Tensor:
+        """Generated images, (n, C, height, width) in [-1, 1], of any `sizes`."""
         unit = self.cell * self.shrink
-        rows, columns = (-(-size // unit) + 2 * MARGIN for size in (height, width))
-        x = self.generate(self.codes(n, rows, columns))
+        x = self.generate(self.codes(n, *(-(-size // unit) + 2 * MARGIN for size in sizes)))
         begin = MARGIN * unit  # what lies along a padded G's edge is not drawn like the rest
-        return x[..., begin : begin + height, begin : begin + width]
+        return x[(slice(None), slice(None), *(slice(begin, begin + size) for size in sizes))]

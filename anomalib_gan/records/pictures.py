@@ -81,14 +81,42 @@ def write_map(path: Path, rows: Rows, height: int, width: int, scale: tuple[floa
         levels += 1
         return _rounded(levels, np.uint16)
 
-    description = {
-        "content": "anomaly map",
-        "low": low,
-        "high": high,
-        "normal_scale": list(scale),
-        "value": "low + (pixel - 1) / 65534 * (high - low); pixel 0 means no value",
-    }
-    _write_tiff(path, quantised, height, width, np.uint16, json.dumps(description))
+    _write_tiff(path, quantised, height, width, np.uint16, _told(low, high, scale))
+
+
+def write_volume(path: Path, map: NDArray[np.float32], scale: tuple[float, float]) -> None:
+    """Writes the map of a stack (depth, height, width) as `write_map` does, a page for every slice, for `read_map`."""
+    low, high = _reach(scale)
+    pages = (_rounded(_scaled(one, low, high, 65534) + np.float32(1), np.uint16) for one in map)
+    with (
+        atomic_write(path) as file,
+        tifffile.TiffWriter(tifffile.FileHandle(file, name=path.name), bigtiff=2 * map.size > 2**31) as writer,
+    ):
+        writer.write(
+            pages,
+            shape=map.shape,
+            dtype=np.uint16,
+            photometric="minisblack",
+            compression="zlib",
+            predictor=True,
+            description=_told(low, high, scale),
+            metadata=None,
+            software="anomalib_gan",
+            maxworkers=1,
+        )
+
+
+def _told(low: float, high: float, scale: tuple[float, float]) -> str:
+    """The ImageDescription of a map."""
+    return json.dumps(
+        {
+            "content": "anomaly map",
+            "low": low,
+            "high": high,
+            "normal_scale": list(scale),
+            "value": "low + (pixel - 1) / 65534 * (high - low); pixel 0 means no value",
+        }
+    )
 
 
 def read_map(path: Path) -> NDArray[np.float32]:

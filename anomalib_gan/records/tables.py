@@ -52,11 +52,11 @@ DEFECT_COLUMNS = ("top", "left", "bottom", "right", "area", "area_um2", "peak", 
 def write_tables(records: Records, out: Path) -> None:
     """Writes the three files into `out`, each atomically and ordered by path."""
     results_csv(out / "results.csv", records.inspections())
-    _write_csv(
+    write_csv(
         out / "defects.csv",
         ["path", "number", *DEFECT_COLUMNS],
         (
-            [path, str(defect.number), *(_text(getattr(defect, name)) for name in DEFECT_COLUMNS)]
+            [path, str(defect.number), *(text_of(getattr(defect, name)) for name in DEFECT_COLUMNS)]
             for path, defect in records.defects()
         ),
     )
@@ -65,7 +65,7 @@ def write_tables(records: Records, out: Path) -> None:
 
 def results_csv(path: Path, rows: Iterable[InspectionRecord]) -> None:
     """A line per inspection, written atomically."""
-    _write_csv(path, list(COLUMNS), ([_text(value(row)) for _, value in COLUMNS.values()] for row in rows))
+    write_csv(path, list(COLUMNS), ([text_of(value(row)) for _, value in COLUMNS.values()] for row in rows))
 
 
 def results_parquet(path: Path, rows: Iterable[InspectionRecord]) -> None:
@@ -77,7 +77,7 @@ def results_parquet(path: Path, rows: Iterable[InspectionRecord]) -> None:
             writer.write_table(pa.table(columns, schema=schema))
 
 
-def _write_csv(path: Path, header: list[str], rows: Iterable[list[str]]) -> None:
+def write_csv(path: Path, header: list[str], rows: Iterable[list[str]]) -> None:
     with atomic_write(path, "w") as file:
         file.write("\ufeff")  # tells spreadsheets that this is UTF-8; pandas, polars and R take it away
         writer = csv.writer(file, lineterminator="\n")
@@ -85,7 +85,7 @@ def _write_csv(path: Path, header: list[str], rows: Iterable[list[str]]) -> None
         writer.writerows(rows)
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """Nothing for None; every digit of a float, so that the CSV says exactly what the database says."""
     if value is None:
         return ""

@@ -19,6 +19,7 @@ from anomalib_gan.runtime.files import read_json
 from anomalib_gan.runtime.image import ImageError
 from anomalib_gan.runtime.inspector import Inspector
 from anomalib_gan.runtime.scores import image_score
+from anomalib_gan.runtime.volume import VolumeCutter, VolumeInspector
 
 SPLIT = "split.json"
 WHOLE = 8
@@ -64,7 +65,7 @@ def trained_on(run: str | os.PathLike[str]) -> frozenset[str]:
 
 
 def fit(
-    inspector: Inspector,
+    inspector: Inspector | VolumeInspector,
     normals: Sequence[Normal],
     *,
     rate: float = 0.01,
@@ -74,13 +75,15 @@ def fit(
     seen: frozenset[str] = frozenset(),
     progress: Callable[[Sequence[Normal]], Iterable[Normal]] = iter,
 ) -> Calibration:
-    """Thresholds from whole normal images or, with `cut` and where any is only a part, from tiles of up to TILE pixels.
+    """Thresholds from whole normal images or, with `cut` and where any is only a part, from tiles of up to TILE pixels;
+    of stacks likewise, from blocks of them.
 
     A file that comes twice counts once. `seen`: SHA-256 of training images; some among the normals are a warning.
     `progress` wraps the images to show how far it is. Raises ValueError where an image is missing, damaged or no longer
     the one that was held back.
     """
     whole = not cut and all(normal.box is None for normal in normals)
+    kind = VolumeCutter if isinstance(inspector, VolumeInspector) else Cutter
     scores: list[float] = []
     peaks: list[float] = []
     hashes: set[str | None] = set()
@@ -101,7 +104,7 @@ def fit(
                 repeated += 1
                 continue
             hashes.add(picture.sha256)
-            cutter = Cutter(normal.box or (0, 0, picture.content, picture.width))
+            cutter = kind(normal.box or (0, 0, picture.content, picture.width))
             inspection = inspector(picture, sink=_drop if whole else cutter)
         if whole:
             scores.append(inspection.score)
@@ -109,7 +112,7 @@ def fit(
         else:
             scores += cutter.scores
             peaks += cutter.peaks
-            pixels += picture.content * picture.width
+            pixels += picture.pixels
             tiled += cutter.pixels
         if inspection.scale_warning:
             notes.append(f"{normal.path}: {inspection.scale_warning}")

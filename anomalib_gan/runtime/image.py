@@ -65,7 +65,7 @@ class Picture:
             raise ValueError(f"{self.name}: rows {top} to {bottom} are not within 0 to {self.height}")
         if self._fetch is None:
             raise ValueError(f"{self.name}: the picture is closed")
-        with _named(self.name):
+        with named(self.name):
             part = self._fetch(top, bottom)
             if self.dtype.kind == "f":
                 if not np.isfinite(part).all():
@@ -75,6 +75,11 @@ class Picture:
                     f"a pixel of {part.max()} lies above white = {self.white:g}: give other bits= or white="
                 )
         return part
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels are image."""
+        return self.content * self.width
 
     @property
     def in_memory(self) -> bool:
@@ -128,7 +133,7 @@ def open_image(
         label = name or "<bytes>"
     else:
         label = name or os.fspath(source)
-    with _named(label):
+    with named(label):
         if isinstance(source, np.ndarray):
             picture = _whole(label, source, bits, white, page, ())
         else:
@@ -167,7 +172,7 @@ def _cannot_list(error: OSError) -> None:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def named(name: str) -> Iterator[None]:
     """Whatever a decoder raises becomes an ImageError that begins with the image's name."""
     try:
         yield
@@ -210,7 +215,7 @@ def _open_file(
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
-            picture = _tiff(label, tiff.TiffImage(file, page, max_pixels), page, bits, white)
+            picture = tiff_picture(label, tiff.TiffImage(file, page, max_pixels), page, bits, white)
             picture._file = file
         else:
             if not head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")):
@@ -270,7 +275,7 @@ def _whole(
     return Picture(label, height, width, channels, array.dtype, level, None, height, 0, 1, None, notes, fetch)
 
 
-def _tiff(label: str, image: tiff.TiffImage, page: int, bits: int | None, white: float | None) -> Picture:
+def tiff_picture(label: str, image: tiff.TiffImage, page: int, bits: int | None, white: float | None) -> Picture:
     level = _white(image.dtype, bits or image.bits, white)
     picture = Picture(
         name=label,

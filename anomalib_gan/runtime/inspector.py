@@ -38,7 +38,8 @@ PRELOAD_BYTES = 64 * 2**20  # stream() decodes images up to this size ahead; of 
 class Backend(Protocol):
     """A trained detector, ready to run. Pre- and post-processing that the map needs lie inside.
 
-    One that gains from being called by several threads at a time has an attribute `concurrent` that is true.
+    One that gains from being called by several threads at a time has an attribute `concurrent` that is true; one for
+    stacks, of which `volume` tells, an attribute `dim` that is 3.
     """
 
     @property
@@ -144,7 +145,7 @@ class _Source:
         except (ImageError, MemoryError):
             raise
         except Exception as error:
-            raise ImageError(f"{self.picture.name}: rows {top} to {bottom} cannot be read: {_tell(error)}") from error
+            raise ImageError(f"{self.picture.name}: rows {top} to {bottom} cannot be read: {told_of(error)}") from error
         self.seconds += perf_counter() - start
         return rows
 
@@ -181,6 +182,8 @@ class Inspector:
         opener: Opener = open_image,
         naming: Naming | None = None,
     ) -> None:
+        if getattr(backend, "dim", 2) != 2:
+            raise ValueError("the model looks at stacks, not at images: use `anomalib-gan stacks`")
         if backend.channels not in (1, 3):
             raise ValueError(f"the model has {backend.channels} channels; images have 1 or 3")
         if calibration is not None and calibration.model not in ("", backend.hash):
@@ -301,7 +304,7 @@ class Inspector:
                     except StopIteration:
                         more = False
                     else:
-                        waiting.append((_name(source), pool.submit(self._open, source, preload=True)))
+                        waiting.append((name_of(source), pool.submit(self._open, source, preload=True)))
                 for ready in self._together([future for _, future in islice(waiting, batch)]):
                     name, future = waiting[0]
                     result = self._next(name, future, sink_factory, ready)
@@ -353,13 +356,13 @@ class Inspector:
         try:
             opened = future.result()
         except Exception as error:  # decoders meet hostile files: whatever they raise is about the file
-            return InvalidImage(name, _tell(error))
+            return InvalidImage(name, told_of(error))
         with closing(opened):
             sink = sink_factory(opened.picture) if sink_factory else None
             try:
                 return self._inspect(opened, sink, ready)
             except (ImageError, MemoryError) as error:
-                return InvalidImage(opened.picture.name, _tell(error))
+                return InvalidImage(opened.picture.name, told_of(error))
             except _SinkError as error:
                 raise _cause(error) from None
 
@@ -585,14 +588,14 @@ class Inspector:
 
 def framed(name: str, pixels: NDArray[Any], channels: int, height: int, width: int) -> NDArray[np.float32]:
     """(h, w, 1 or 3) -> (the model's channels, height, width), what lies beyond the image repeating its edge."""
-    pixels = _adapted(name, pixels, channels)
+    pixels = adapted(name, pixels, channels)
     below, beside = height - pixels.shape[0], width - pixels.shape[1]
     padded = np.pad(pixels, ((0, below), (0, beside), (0, 0)), mode="edge")
     return np.ascontiguousarray(np.moveaxis(padded, -1, 0), np.float32)
 
 
-def _adapted(name: str, pixels: NDArray[Any], channels: int) -> NDArray[Any]:
-    """(h, w, 1 or 3) -> (h, w, channels)."""
+def adapted(name: str, pixels: NDArray[Any], channels: int) -> NDArray[Any]:
+    """(..., 1 or 3) -> (..., channels): those that a model has."""
     if pixels.shape[-1] == channels:
         return pixels
     if pixels.shape[-1] == 1:
@@ -627,13 +630,15 @@ def _cause(error: _SinkError) -> BaseException:
     return error.__cause__
 
 
-def _name(source: Any) -> str:
+def name_of(source: Any) -> str:
+    """What to call an image before it is opened."""
     if isinstance(source, Picture):
         return source.name
     return os.fsdecode(source) if isinstance(source, str | os.PathLike) else f"<{type(source).__name__}>"
 
 
-def _tell(error: Exception) -> str:
+def told_of(error: Exception) -> str:
+    """What to say of an error that an image met with."""
     if isinstance(error, ImageError):
         return str(error)
     if isinstance(error, MemoryError):

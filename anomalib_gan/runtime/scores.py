@@ -115,16 +115,16 @@ def hottest_mean(values: NDArray[np.float32]) -> float:
     return float(np.partition(values, values.size - count)[-count:].mean(dtype=np.float64))
 
 
-def starts(length: int) -> NDArray[np.int64]:
-    """Where windows start along an axis of `length` pixels: every STEP, and one flush with the end.
+def starts(length: int, window: int = WINDOW, step: int = STEP) -> NDArray[np.int64]:
+    """Where windows start along an axis of `length` pixels: every `step`, and one flush with the end.
 
     >>> starts(600).tolist()
     [0, 128, 256, 344]
     >>> starts(100).tolist()
     [0]
     """
-    last = max(length - WINDOW, 0)
-    return np.unique(np.append(np.arange(0, last + 1, STEP), last))
+    last = max(length - window, 0)
+    return np.unique(np.append(np.arange(0, last + 1, step), last))
 
 
 def image_score(map: NDArray[np.float32]) -> float:

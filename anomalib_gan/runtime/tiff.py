@@ -26,10 +26,11 @@ class TiffImage:
     height, width (px), channels (1 or 3), dtype (uint8, uint16, float32), bits (per sample, None for float), pages,
     pixel_size (um or None), bar (rows of info bar by metadata, or None), notes. MINISWHITE is inverted, palettes and
     1, 2 and 4 bits are expanded to 8, samples beyond grey or RGB are dropped. The orientation tag is not applied.
+    `tif`: the file as tifffile has it already, for whoever reads many pages of it.
     """
 
-    def __init__(self, file: IO[bytes], page: int, max_pixels: int) -> None:
-        tif = tifffile.TiffFile(file)
+    def __init__(self, file: IO[bytes], page: int, max_pixels: int, tif: tifffile.TiffFile | None = None) -> None:
+        tif = tif or tifffile.TiffFile(file)
         self.pages = len(tif.pages)
         if not 0 <= page < self.pages:
             raise ImageError(f"page {page} was asked for, but the file has {self.pages} (0 to {self.pages - 1})")

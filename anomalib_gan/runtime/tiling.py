@@ -72,6 +72,11 @@ class Grid:
             for top, bottom, above, below in self._cut(height, rows)
         ]
 
+    def axis(self, length: int) -> list[tuple[int, int, int, int]]:
+        """One axis of any length -> (core start, core end, window start, window end) of each piece, for whoever cuts
+        along other axes than two."""
+        return self._cut(_up(length, self.stride), self.tile)
+
     def split(self, height: int, width: int) -> list[Tile]:
         """All tiles of `bands`."""
         return [tile for band in self.bands(height, width) for tile in band]
