@@ -306,10 +306,8 @@ class Job:
         count = sum(parameter.numel() for parameter in net.parameters())
         if net.classes:
             self.say("classes: " + ", ".join(f"{name} ({n})" for name, n in self.card["data"]["classes"].items()))
-        patch = "x".join([str(net.patch)] * net.dim)
-        self.say(
-            f"{self.spec.name}: {count:,} parameters, {net.batch} patches of {patch} {'px' if net.dim == 2 else 'voxels'} per batch"
-        )
+        patch = "x".join([str(net.patch)] * net.dim) + (" px" if net.dim == 2 else " voxels")
+        self.say(f"{self.spec.name}: {count:,} parameters, {net.batch} patches of {patch} per batch")
         for warning in self.card["warnings"]:
             self.say(f"warning: {warning}")
         odd = [image for image in self.card["oddest"] if image["odd"]]
