@@ -84,7 +84,7 @@ def test_the_seed_decides_and_the_input_is_left_alone(spoil):
 
 
 @pytest.mark.parametrize(
-    "shape", {*SHAPES, corruption.crack, corruption.bump, corruption.scratch}, ids=lambda f: f.__name__
+    "shape", dict.fromkeys((*SHAPES, corruption.crack, corruption.bump, corruption.scratch)), ids=lambda f: f.__name__
 )
 def test_shapes_are_opacities(shape):
     torch.manual_seed(1)
