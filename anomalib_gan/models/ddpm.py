@@ -116,20 +116,19 @@ class DDPM(Model):
         return ((q * x - b * self.U(x, self.told[t : t + 1])) / (q * a - p * b)).clamp(-1, 1)
 
     def anomaly_map(self, x: Tensor) -> Tensor:
-        return self.parts(x)["residual"]
-
-    def parts(self, x: Tensor) -> dict[str, Tensor]:
-        """What (N, C, H, W) is after noise came and went, at its size, and the map: the residual, smoothed."""
         s = shrink(x, self.shrink)
+        residual = smooth(RESIDUALS[self.residual](self.restored(s), s), self.smoothing)
+        return enlarge(residual, self.shrink)
+
+    def restored(self, s: Tensor) -> Tensor:
+        """What an image at the working scale, (N, C, h, w), is after noise came and went."""
         abar = self.abar[self.times[0]]
         grid = pixel_unshuffle(s, self.period)  # (N, C period^2, h / period, w / period)
         noisy = pixel_shuffle(math.sqrt(abar) * grid + math.sqrt(1 - abar) * self.eps, self.period)
-        again = backwards(self.denoised, noisy, self.abar, self.times)
-        residual = smooth(RESIDUALS[self.residual](again, s), self.smoothing)
-        return {"reconstruction": enlarge(again, self.shrink), "residual": enlarge(residual, self.shrink)}
+        return backwards(self.denoised, noisy, self.abar, self.times)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        return self.parts(x)["reconstruction"]
+        return enlarge(self.restored(shrink(x, self.shrink)), self.shrink)
 
     def sample(
         self, n: int, height: int, width: int, *, steps: int = 50, eta: float = 0.0, analytic: bool = False
