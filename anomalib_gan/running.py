@@ -263,7 +263,7 @@ class Job:
                     f"not {self.place.world}: resume it with as many"
                 )
             for key in ("init_from", "augmented", "defects"):
-                if state["card"].get(key) != self.card[key]:
+                if state["card"].get(key) != self.card.get(key):
                     place = {**asdict(self.settings), "augmented": self.settings.augment_with}[key]
                     raise ValueError(f"{place} is not what the run began with: give that one back")
             self.trainer.load_state_dict(state)

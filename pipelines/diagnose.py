@@ -37,7 +37,9 @@ def diagnosis(
     if threads:
         torch.set_num_threads(threads)
     run = Path(run)
-    model, _ = checkpoint.load_model(run)
+    model, stored = checkpoint.load_model(run, mapped=False)
+    if model.pairs:  # what follows shows it images of one kind
+        raise ValueError(f"the {stored['spec']['name']} in {run} is no detector: {model.mapped}")
     held = held_pixels(run, terminal.note) if held_back(run) else []
     seen, unseen = fitting(training_pixels(run, terminal.note), model), fitting(held, model)
     if not seen:

@@ -33,6 +33,8 @@ def transfer(
     if threads:
         torch.set_num_threads(threads)
     model, stored = checkpoint.load_model(run)
+    if model.dim != 2:
+        raise ValueError(f"{run} holds a model of volumes, and crops are images: give a run of a model of images")
     spec, card = stored["spec"], read_card(run)
     bits, white = levels(card, None, None, tell=terminal.note)
 

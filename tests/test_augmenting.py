@@ -178,7 +178,7 @@ def test_the_card_tells_what_fed_the_run_and_what_that_changed(place, tmp_path, 
         ({"model": "toy", "compare_with": "toy"}, "tells what --augment-with changed: give that, too"),
         (
             {"model": "toy", "augment_with": "toy", "compare_with": "painter"},
-            "painter is a run of mask_gan",
+            "the mask_gan in .*painter is no detector",
         ),
         ({"model": "toy", "defects": "toy"}, "toy learns from normal images alone: leave --defects out"),
         ({"model": "mask_gan", "defects": "normal"}, "normal has no folder 'test'"),

@@ -110,7 +110,7 @@ def test_forbidden_imports(path):
         "matplotlib": (f"{A}.plots", f"{A}.diagnosis_page"),
         "rich": (f"{A}.terminal", "pipelines"),
         "typer": ("pipelines",),
-        "streamlit": ("dashboard", "pipelines.dashboard", f"{A}.load"),
+        "streamlit": ("dashboard", "pipelines.dashboard", f"{A}.load", f"{A}.load_sessions"),
         "playwright": (f"{A}.load", f"{A}.load_sessions"),
         "psutil": (f"{A}.load",),
     }

@@ -109,7 +109,7 @@ def test_fine_tuning_begins_with_what_the_logistic_regression_says_and_learns_on
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [name for name in MODELS if hasattr(MODELS[name], "trunks")])
+@pytest.mark.parametrize("name", [name for name in MODELS if hasattr(MODELS[name], "trunks") and MODELS[name].dim == 2])
 def test_every_trunk_makes_a_field_of_features_of_images_and_hears_of_all_its_layers(name):
     model = build(name).eval()
     side = max(model.stride, model.smallest) // getattr(model, "shrink", 1)

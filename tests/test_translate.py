@@ -187,8 +187,8 @@ def test_what_makes_no_translator_is_one_line_with_the_mend(root, tmp_path, cli:
     base = ("train", root / "in", "--out", tmp_path / "x", "--steps", 1)
     to = ("--to", root / "out")
     for arguments, told in (
-        ((*to, "--model", "ae"), "ae is no translator: choose --model pix2pix"),
-        (to, "fcbigan is no translator: choose --model pix2pix"),
+        ((*to, "--model", "ae"), "ae is no translator: choose --model cycle_gan or pix2pix"),
+        (to, "fcbigan is no translator: choose --model cycle_gan or pix2pix"),
         (("--model", "pix2pix", "--param", "translator=true"), "pix2pix is to translate: give the folder of what"),
         ((*to, "--model", "pix2pix", "--jitter", 0.1), "leave --jitter, --init-from and --add-reviewed out"),
         ((*to, "--model", "pix2pix", "--init-from", root / "run"), "leave --jitter, --init-from and"),

@@ -108,9 +108,9 @@ class GAN(Model):
         places = [size // self.cell for size in like.shape[2:]]
         return torch.randn(len(like), self.code, *places, device=like.device)
 
-    def codes(self, n: int, rows: int, columns: int) -> Tensor:
-        """z of the prior, (n, code, rows, columns)."""
-        return self.prior(self.bank.new_empty(n, 1, rows * self.cell, columns * self.cell))
+    def codes(self, n: int, *places: int) -> Tensor:
+        """z of the prior, (n, code, *places)."""
+        return self.prior(self.bank.new_empty(n, 1, *(count * self.cell for count in places)))
 
     def real(self, batches: Iterator[Tensor]) -> Tensor:
         return shrink(next(batches), self.shrink)
