@@ -50,7 +50,7 @@ class DefectFinder:
         self.width = width
         self.pixel_size = pixel_size
         self.limit = limit
-        self.threshold = _below(threshold)
+        self.threshold = at_most(threshold)
         self._row = 0
         self._count = 0
         self._finished = _EMPTY
@@ -162,7 +162,7 @@ def _largest(parts: NDArray[np.void], limit: int) -> NDArray[np.void]:
     return parts[np.lexsort([*keys, -parts["peak"]])[:limit]]
 
 
-def _below(threshold: float) -> np.float32:
+def at_most(threshold: float) -> np.float32:
     """The largest float32 that is not above `threshold`: comparing float32 values with it decides as the double
     would."""
     near = np.float32(threshold)
