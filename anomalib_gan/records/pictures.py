@@ -24,6 +24,7 @@ from anomalib_gan.runtime.defects import at_most
 from anomalib_gan.runtime.files import atomic_write, write_bytes
 from anomalib_gan.runtime.heat import HEAT_SPAN, heat_range
 from anomalib_gan.runtime.image import Picture
+from anomalib_gan.runtime.scores import holed
 
 Rows = Callable[[int, int], NDArray[Any]]
 
@@ -191,7 +192,7 @@ def write_overlay(
         light, warmth = grey[part], heat[part]
         tones = cv2.LUT(light, tone) if light.dtype == np.uint8 else _levels(light, dark, bright, 0, BRIGHT, np.uint8)
         places = _levels(warmth, *heat_range(scale), 0, 255, np.uint16)
-        if _holed(warmth):
+        if holed(warmth):
             bar = np.isnan(warmth)
             tones[bar] = tones[bar] * (BAR / BRIGHT)
         places <<= 8
@@ -273,15 +274,10 @@ def _levels(values: NDArray[Any], low: float, high: float, first: int, last: int
         piece *= np.float32((last - first) / (high - low))
         np.clip(piece, 0, last - first, out=piece)
         piece += np.float32(first + 0.5)
-        if _holed(piece):
+        if holed(piece):
             piece[np.isnan(piece)] = 0
         levels[top : top + some] = piece
     return levels
-
-
-def _holed(values: NDArray[Any]) -> bool:
-    """Is there no value somewhere? The minimum is NaN as soon as one is, and faster than asking each."""
-    return bool(np.isnan(values.min()))
 
 
 def _white(found: NDArray[np.bool_]) -> NDArray[np.uint8]:
