@@ -270,7 +270,7 @@ def _grey(rows: NDArray[Any]) -> NDArray[Any]:
 
 def _levels(values: NDArray[Any], low: float, high: float, first: int, last: int, dtype: type) -> NDArray[Any]:
     """Integer levels, `first` at `low` and below, `last` at `high` and above, 0 where there is no value."""
-    levels = np.empty(values.shape, dtype)
+    levels: NDArray[Any] = np.empty(values.shape, dtype)
     some = max(1, PIECE // max(1, values[0].size))
     for top in range(0, len(values), some):
         piece = np.subtract(values[top : top + some], np.float32(low), dtype=np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -90,7 +91,8 @@ class DefectFinder:
             self._open, self._edge = _EMPTY, np.zeros(self.width, np.int64)
             self._row += len(rows)
             return
-        number, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+        number, found = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+        labels = np.asarray(found)
         number -= 1  # it counts the background
         opened = len(self._open)
 
@@ -122,7 +124,7 @@ class DefectFinder:
         self._row += len(rows)
 
     def _measured(
-        self, rows: NDArray[np.float32], labels: NDArray[np.int32], number: int, hits: NDArray[np.int64]
+        self, rows: NDArray[np.float32], labels: NDArray[Any], number: int, hits: NDArray[np.int64]
     ) -> NDArray[np.void]:
         """The components 1..`number` of a piece; `hits` are the places of all their pixels in it."""
         of = labels.ravel()[hits]
