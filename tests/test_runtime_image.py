@@ -20,6 +20,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anomalib_gan.runtime import decoding
 from anomalib_gan.runtime import image as image_module
 from anomalib_gan.runtime.image import ImageError, Picture, find_images, open_image, white_of
 
@@ -461,6 +462,27 @@ def test_png_of_any_baggage_is_read_in_silence(capfd: pytest.CaptureFixture[str]
         with pytest.raises(ImageError, match="checksum of its chunk"):
             open_image(damaged)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("bits", "colour"), [(1, 0), (4, 3), (8, 0), (8, 6), (16, 2)])
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_pixels_are_inflated_as_libpng_would(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], bits: int, colour: int, more: int
+) -> None:
+    """Also where the stream holds a byte too few or too many."""
+    rng, row = np.random.default_rng(0), -(-31 * bits * {0: 1, 2: 3, 3: 1, 6: 4}[colour] // 8)
+    raw = b"".join(bytes([filter]) + rng.bytes(row) for filter in (0, 1, 2, 3, 4, 4))
+    data = png_bytes(31, 6, bits, colour, (raw + b"x")[: len(raw) + more], *[b"PLTE" + rng.bytes(48)] * (colour == 3))
+
+    def read() -> str:
+        try:
+            return str(whole(data).tolist())
+        except ImageError as error:
+            return str(error)
+
+    found = read()
+    monkeypatch.setattr(decoding, "_UNPACKED", 0)
+    assert found == read()
 
 
 def bombs() -> dict[str, bytes]:

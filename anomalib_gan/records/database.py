@@ -304,8 +304,14 @@ class Records:
         """Writes an image's row and its defects in one transaction, in the place of an older row of the same path."""
         record.batch, record.model, record.calibration = self.batch, self.model, self.calibration
         with writing(self.engine) as session:
-            session.execute(delete(InspectionRecord).where(*self._here(record.path)))
-            session.add(record)
+            connection = session.connection()  # what a session knows of its objects takes as long as writing them
+            connection.execute(delete(InspectionRecord).where(*self._here(record.path)))
+            made = connection.execute(insert(InspectionRecord), _said(record)).inserted_primary_key
+            assert made is not None  # it was one row
+            if record.defects:
+                connection.execute(
+                    insert(DefectRecord), [{**_said(defect), "inspection": made[0]} for defect in record.defects]
+                )
 
     def drop(self, path: str) -> None:
         """Takes an image's row away, with its defects: what it says is about to become untrue."""
@@ -365,6 +371,11 @@ class Records:
 
     def _here(self, path: str) -> tuple[Any, ...]:
         return InspectionRecord.batch == self.batch, InspectionRecord.path == path
+
+
+def _said(record: Base) -> dict[str, Any]:
+    """The columns of a new record that have a value."""
+    return {name: value for name, value in vars(record).items() if name in record.__table__.c}
 
 
 @contextmanager

@@ -23,7 +23,7 @@ GALLERY = 60
 """Images shown, the worst first."""
 LISTED = 500
 """Invalid files and warnings listed; results.csv has them all."""
-THUMBNAIL = 560
+THUMBNAIL = 512
 BINS = 48
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
+from scipy import sparse
 from scipy.sparse import csgraph
 
 # Strips are labelled in pieces of about this many pixels, so that memory does not depend on how the rows arrive.
@@ -50,7 +52,7 @@ class DefectFinder:
         self.width = width
         self.pixel_size = pixel_size
         self.limit = limit
-        self.threshold = _below(threshold)
+        self.threshold = at_most(threshold)
         self._row = 0
         self._count = 0
         self._finished = _EMPTY
@@ -84,14 +86,14 @@ class DefectFinder:
 
     def _add(self, rows: NDArray[np.float32]) -> None:
         mask = rows > self.threshold
-        ys, xs = np.nonzero(mask)
-        if len(ys) == 0:  # nothing here: all that was open is finished
+        if not mask.any():  # nothing here: all that was open is finished
             self._close(self._open)
             self._open, self._edge = _EMPTY, np.zeros(self.width, np.int64)
             self._row += len(rows)
             return
-        labels, number = ndimage.label(mask, np.ones((3, 3), bool))
-        labels = labels.astype(np.int64, copy=False)
+        number, found = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+        labels = np.asarray(found)
+        number -= 1  # it counts the background
         opened = len(self._open)
 
         # Nodes of a graph: the open components, then those of this piece; edges where pixels touch across the seam.
@@ -109,18 +111,8 @@ class DefectFinder:
         parts = np.zeros(groups, _PART)
         parts["top"] = parts["left"] = np.iinfo(np.int64).max
         parts["peak"] = -np.inf
-        if opened:
-            _gather(parts, group[:opened], self._open)
-        of = group[opened + labels[ys, xs] - 1]
-        y = ys + self._row
-        np.add.at(parts["area"], of, 1)
-        np.add.at(parts["row"], of, y)
-        np.add.at(parts["col"], of, xs)
-        np.minimum.at(parts["top"], of, y)
-        np.minimum.at(parts["left"], of, xs)
-        np.maximum.at(parts["bottom"], of, y + 1)
-        np.maximum.at(parts["right"], of, xs + 1)
-        np.maximum.at(parts["peak"], of, rows[ys, xs])
+        _gather(parts, group[:opened], self._open)
+        _gather(parts, group[opened:], self._measured(rows, labels, number, np.flatnonzero(mask)))
 
         last = np.where(labels[-1] > 0, group[opened + labels[-1] - 1], -1)
         still = np.unique(last[last >= 0])
@@ -130,6 +122,24 @@ class DefectFinder:
         self._open = parts[still]
         self._edge = np.where(last >= 0, np.searchsorted(still, last) + 1, 0)
         self._row += len(rows)
+
+    def _measured(
+        self, rows: NDArray[np.float32], labels: NDArray[Any], number: int, hits: NDArray[np.int64]
+    ) -> NDArray[np.void]:
+        """The components 1..`number` of a piece; `hits` are the places of all their pixels in it."""
+        of = labels.ravel()[hits]
+        order = np.argsort(of, kind="stable")
+        hits = hits[order]
+        starts = np.searchsorted(of[order], np.arange(1, number + 1))
+        y, x = np.divmod(hits, self.width)
+        y += self._row
+        parts = np.empty(number, _PART)
+        parts["area"] = np.diff(starts, append=len(hits))
+        parts["row"], parts["col"] = np.add.reduceat(y, starts), np.add.reduceat(x, starts)
+        parts["top"], parts["left"] = np.minimum.reduceat(y, starts), np.minimum.reduceat(x, starts)
+        parts["bottom"], parts["right"] = np.maximum.reduceat(y, starts) + 1, np.maximum.reduceat(x, starts) + 1
+        parts["peak"] = np.maximum.reduceat(rows.ravel()[hits], starts)
+        return parts
 
     def _close(self, parts: NDArray[np.void]) -> None:
         self._count += len(parts)
@@ -162,7 +172,7 @@ def _largest(parts: NDArray[np.void], limit: int) -> NDArray[np.void]:
     return parts[np.lexsort([*keys, -parts["peak"]])[:limit]]
 
 
-def _below(threshold: float) -> np.float32:
+def at_most(threshold: float) -> np.float32:
     """The largest float32 that is not above `threshold`: comparing float32 values with it decides as the double
     would."""
     near = np.float32(threshold)

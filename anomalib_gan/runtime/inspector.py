@@ -389,7 +389,7 @@ class Inspector:
         factor, scale_warning = self._factor(picture, notes)
 
         calibration = self.calibration
-        map = np.empty((height, width), np.float32) if sink is None else None
+        map: Map | None = None
         score = ScoreAccumulator(content, width)
         finder = DefectFinder(calibration.pixel, width, picture.pixel_size) if calibration else None
         peak = -math.inf
@@ -409,7 +409,10 @@ class Inspector:
             score.add(top, rows)
             if finder:
                 finder.add(top, rows)
-            if map is not None:
+            if sink is None and ready is None and len(rows) == height:
+                map = rows
+            elif sink is None:
+                map = np.empty((height, width), np.float32) if map is None else map
                 map[top : top + len(rows)] = rows
             timing["post"] += perf_counter() - start
             _send(sink, top, rows)
@@ -542,11 +545,14 @@ class Inspector:
                 parts.append(read(end, bottom))
             held = parts[0] if len(parts) == 1 else np.concatenate(parts)
             first = window.top
-            rows = np.empty((min(core.bottom, height) - core.top, width), np.float32)
-            for tile in band:
-                rows[:, tile.core.left : tile.core.right] = self._tile(name, held, tile, width, white, timing)[
-                    : len(rows)
-                ]
+            count = min(core.bottom, height) - core.top
+            maps = (self._tile(name, held, tile, width, white, timing)[:count] for tile in band)
+            if len(band) == 1:  # most images are one tile, which needs no copy
+                rows = next(maps)
+            else:
+                rows = np.empty((count, width), np.float32)
+                for tile, part in zip(band, maps, strict=True):
+                    rows[:, tile.core.left : tile.core.right] = part
             yield core.top, rows
 
     def _large_enough(self, name: str, height: int, width: int) -> None:

@@ -34,7 +34,9 @@ class ScoreAccumulator:
         self.width = width
         self._arrived = 0  # rows given to add
         self._blank = 0  # of these the last, all NaN, which may turn out to be the bar
-        self._kept = np.empty((0, width), np.float32)  # the last rows before the blank ones
+        # Fetched once, for that takes longer than to copy. Untouched memory is not even there.
+        self._memory = np.empty((min(height, WINDOW + STEP), width), np.float32)
+        self._kept = self._memory[:0]  # the last rows before the blank ones
         self._end = 0  # the row after the last kept one
         self._next = 0  # top of the next row of windows
         self._best = -math.inf  # over windows with enough valid pixels
@@ -50,14 +52,18 @@ class ScoreAccumulator:
         self._arrived += len(rows)
         for start in range(0, len(rows), STEP):
             piece = np.asarray(rows[start : start + STEP], np.float32)
-            filled = np.flatnonzero(~np.isnan(piece).all(axis=1))
-            if len(filled):
+            if not holed(piece):
+                end = len(piece)
+            else:
+                filled = np.flatnonzero(~np.isnan(piece).all(axis=1))
+                end = int(filled[-1]) + 1 if len(filled) else 0
+            if end:
                 while self._blank:
                     blank = min(self._blank, STEP)
                     self._push(np.full((blank, self.width), np.nan, np.float32))
                     self._blank -= blank
-                self._push(piece[: filled[-1] + 1])
-                self._blank = len(piece) - int(filled[-1]) - 1
+                self._push(piece[:end])
+                self._blank = len(piece) - end
             else:
                 self._blank += len(piece)
 
@@ -75,7 +81,10 @@ class ScoreAccumulator:
     def _push(self, rows: NDArray[np.float32]) -> None:
         first = self._end - len(self._kept)
         keep = max(min(self._next, self._end + len(rows) - WINDOW), first)
-        self._kept = np.concatenate([self._kept[keep - first :], rows])
+        before = self._end - keep
+        self._memory[:before] = self._kept[keep - first :]
+        self._kept = self._memory[: before + len(rows)]
+        self._kept[before:] = rows
         self._end += len(rows)
         while self._next + WINDOW <= self._end:
             self._windows(self._next, self._next + WINDOW)
@@ -87,9 +96,11 @@ class ScoreAccumulator:
         rows = self._kept[top - first : bottom - first]
         lefts = starts(self.width)
         wide = min(WINDOW, self.width)
-        nan = np.isnan(rows)
-        valid = np.concatenate([[0], np.cumsum(len(rows) - np.count_nonzero(nan, axis=0))])
-        counts = valid[lefts + wide] - valid[lefts]
+        if holed(rows):
+            valid = np.concatenate([[0], np.cumsum(len(rows) - np.count_nonzero(np.isnan(rows), axis=0))])
+            counts = valid[lefts + wide] - valid[lefts]
+        else:
+            counts = np.full(len(lefts), rows.shape[0] * wide)
         columns = np.fmax.reduce(rows, axis=0)  # ignores NaN
         peaks = np.array([np.fmax.reduce(columns[left : left + wide]) for left in lefts])
         # A mean is never above the maximum: by falling maximum, one may stop as soon as the best cannot be beaten.
@@ -107,6 +118,11 @@ class ScoreAccumulator:
                 self._best = max(self._best, mean)
             else:
                 self._thin = max(self._thin, mean)
+
+
+def holed(values: NDArray[np.floating]) -> bool:
+    """Is any value NaN? Then the minimum is, which is found faster than asking each."""
+    return bool(np.isnan(values.min()))
 
 
 def hottest_mean(values: NDArray[np.float32]) -> float:
