@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from bundles import manifest
+from torch.distributions import MultivariateNormal
+from torch.nn.functional import unfold
 
 from anomalib_gan.export import TorchBackend, model_graph
 from anomalib_gan.model import Labelled, Pair
@@ -41,6 +43,7 @@ SMALL = {
     "fcbigan_source": {"width": 8, "code": 8, "likelihood": 0.1},
     "gaussian": {"side": 8},
     "gaussian apart": {"side": 8, "step": 8, "shrink": 1, "score": "direction"},
+    "gaussian typical": {"side": 8, "score": "typicality"},
     "pca": {"side": 8, "step": 4, "code": 6},
     "pca apart": {"side": 8, "step": 8, "code": 6, "shrink": 1, "residual": "l2", "smoothing": 0.0},
     "ae": AE,
@@ -478,6 +481,30 @@ def test_of_the_three_players_of_vae_gan_each_hears_of_its_own_loss_only():
     assert heard["critic"] == {"adv": {"D"}}  # its fakes are fixed
     assert "G" in heard["generator"]["adv"] and "G" in heard["generator"]["like"]
     assert heard["encoder"]["kl"] == {"E"} and "adv" not in heard["encoder"]
+
+
+@torch.no_grad()
+def test_gaussian_says_how_unlikely_a_patch_is_and_by_typicality_that_the_likeliest_of_all_is_odd():
+    torch.manual_seed(0)
+    model, x = build("gaussian", side=8, step=4, shrink=1), stripes(64, 80)
+    model.settle([x])
+    patches = unfold(x, 8, stride=4)[0].T.double()  # (M, 64)
+    normal = MultivariateNormal(model.mean, model.covariance)
+    expected = -normal.log_prob(patches)
+    assert torch.allclose(model.surprise(x).flatten().double(), expected, atol=0.01)
+    hidden = torch.zeros(64, dtype=torch.bool)
+    hidden[20:45] = True
+    mean, covariance = model.infer(patches, hidden)
+    shown = MultivariateNormal(model.mean[~hidden], model.covariance[~hidden][:, ~hidden])
+    inferred = MultivariateNormal(mean, covariance).log_prob(patches[:, hidden])
+    assert torch.allclose(inferred, -expected - shown.log_prob(patches[:, ~hidden]), atol=1e-6)
+
+    flat, noise = torch.zeros(1, 1, 64, 80), torch.rand(1, 1, 64, 80) * 2 - 1
+    likely, unlikely = model.anomaly_map(flat).max(), model.anomaly_map(noise).min()
+    assert likely < model.anomaly_map(x).min() and model.anomaly_map(x).max() < unlikely
+    model.score = "typicality"
+    assert torch.allclose(model.surprise(x).flatten().double(), (expected - expected.mean()).abs(), atol=0.01)
+    assert min(model.anomaly_map(flat).min(), model.anomaly_map(noise).min()) > model.anomaly_map(x).max()
 
 
 @torch.no_grad()
