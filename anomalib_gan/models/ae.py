@@ -55,7 +55,7 @@ class AE(Model):
         residual: Literal["ssim", "l1", "l2"] = "ssim",
         regulariser: Literal["none", "tv", "edges"] = "none",
         weight: float = 0.1,
-        smoothing: float = 4.0,
+        smoothing: float = 6.0,
         lr: float = 2e-3,
     ) -> None:
         super().__init__()
