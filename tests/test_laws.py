@@ -54,7 +54,7 @@ SMALL = {
     "sparse_ae": AE,
     "sparse_ae wide": {**AE, "kind": "mlp", "code": 80, "residual": "l1", "smoothing": 0.0},
     "denoising_ae": AE,
-    "denoising_ae mlp": {**AE, "kind": "mlp", "residual": "ssim"},
+    "denoising_ae stacked": {**AE, "kind": "stacked", "residual": "ssim"},
     "vae": VAE,
     "vae bernoulli": {**VAE, "kind": "mlp", "likelihood": "bernoulli", "score": "importance"},
     "vae categorical": {**VAE, "likelihood": "categorical", "levels": 5, "score": "importance"},
