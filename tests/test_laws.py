@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 from functools import cache
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from bundles import manifest
+from sklearn import decomposition
 from torch.distributions import MultivariateNormal
-from torch.nn.functional import unfold
+from torch.nn.functional import fold, interpolate, unfold
 
 from anomalib_gan.export import TorchBackend, model_graph
 from anomalib_gan.model import Labelled, Pair
@@ -523,6 +525,31 @@ def test_the_three_maps_of_bigan_are_those_of_its_source_where_a_patch_lies(scor
     }
     assert z.shape == (1, 6, 1, 1)
     assert torch.allclose(model.anomaly_map(s), expected[score], atol=1e-3)
+
+
+@torch.no_grad()
+def test_pca_leaves_of_every_patch_what_scikit_learn_leaves():
+    torch.manual_seed(0)
+    model, x = build("pca", **SMALL["pca apart"]), stripes(64, 80)
+    model.settle([x])
+    patches = unfold(x, 8, stride=8)[0].T.numpy()  # (M, 64)
+    reference = decomposition.PCA(model.code, svd_solver="full").fit(patches)
+    left = torch.from_numpy(patches - reference.inverse_transform(reference.transform(patches))).abs().T[None]
+    assert torch.allclose(model.anomaly_map(x), fold(left, (64, 80), 8, stride=8), atol=1e-3)
+
+
+@torch.no_grad()
+def test_the_maps_of_vae_and_vae_gan_are_those_of_the_mean_code():
+    plain = {**AE, "shrink": 1, "smoothing": 0.0}
+    vae, s = build("vae", **plain).eval(), stripes(64, 80)
+    mean, log_variance = vae.G(vae.posterior(s).mean).chunk(2, 1)
+    variance = 1e-4 + log_variance.exp()
+    expected = ((s - mean).square() / variance + (2 * math.pi * variance).log()) / 2
+    assert torch.allclose(vae.anomaly_map(s), expected, atol=1e-4)
+    vae_gan = build("vae_gan", **plain, residual="l2").eval()
+    again = vae_gan.G(vae_gan.E(s)[:, : vae_gan.code])
+    unlike = (vae_gan.D(again)[1] - vae_gan.D(s)[1]).norm(dim=1, keepdim=True)
+    assert torch.allclose(vae_gan.anomaly_map(s), interpolate(unlike, scale_factor=4.0, mode="bilinear"), atol=1e-4)
 
 
 def test_bigan_refuses_the_likelihood_under_a_uniform_prior():
