@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 from functools import cache
 
@@ -11,6 +12,9 @@ import numpy as np
 import pytest
 import torch
 from bundles import manifest
+from sklearn import decomposition
+from torch.distributions import MultivariateNormal
+from torch.nn.functional import fold, interpolate, unfold
 
 from anomalib_gan.export import TorchBackend, model_graph
 from anomalib_gan.model import Labelled, Pair
@@ -41,6 +45,7 @@ SMALL = {
     "fcbigan_source": {"width": 8, "code": 8, "likelihood": 0.1},
     "gaussian": {"side": 8},
     "gaussian apart": {"side": 8, "step": 8, "shrink": 1, "score": "direction"},
+    "gaussian typical": {"side": 8, "score": "typicality"},
     "pca": {"side": 8, "step": 4, "code": 6},
     "pca apart": {"side": 8, "step": 8, "code": 6, "shrink": 1, "residual": "l2", "smoothing": 0.0},
     "ae": AE,
@@ -51,7 +56,7 @@ SMALL = {
     "sparse_ae": AE,
     "sparse_ae wide": {**AE, "kind": "mlp", "code": 80, "residual": "l1", "smoothing": 0.0},
     "denoising_ae": AE,
-    "denoising_ae mlp": {**AE, "kind": "mlp", "residual": "ssim"},
+    "denoising_ae stacked": {**AE, "kind": "stacked", "residual": "ssim"},
     "vae": VAE,
     "vae bernoulli": {**VAE, "kind": "mlp", "likelihood": "bernoulli", "score": "importance"},
     "vae categorical": {**VAE, "likelihood": "categorical", "levels": 5, "score": "importance"},
@@ -481,6 +486,30 @@ def test_of_the_three_players_of_vae_gan_each_hears_of_its_own_loss_only():
 
 
 @torch.no_grad()
+def test_gaussian_says_how_unlikely_a_patch_is_and_by_typicality_that_the_likeliest_of_all_is_odd():
+    torch.manual_seed(0)
+    model, x = build("gaussian", side=8, step=4, shrink=1), stripes(64, 80)
+    model.settle([x])
+    patches = unfold(x, 8, stride=4)[0].T.double()  # (M, 64)
+    normal = MultivariateNormal(model.mean, model.covariance)
+    expected = -normal.log_prob(patches)
+    assert torch.allclose(model.surprise(x).flatten().double(), expected, atol=0.01)
+    hidden = torch.zeros(64, dtype=torch.bool)
+    hidden[20:45] = True
+    mean, covariance = model.infer(patches, hidden)
+    shown = MultivariateNormal(model.mean[~hidden], model.covariance[~hidden][:, ~hidden])
+    inferred = MultivariateNormal(mean, covariance).log_prob(patches[:, hidden])
+    assert torch.allclose(inferred, -expected - shown.log_prob(patches[:, ~hidden]), atol=1e-6)
+
+    flat, noise = torch.zeros(1, 1, 64, 80), torch.rand(1, 1, 64, 80) * 2 - 1
+    likely, unlikely = model.anomaly_map(flat).max(), model.anomaly_map(noise).min()
+    assert likely < model.anomaly_map(x).min() and model.anomaly_map(x).max() < unlikely
+    model.score = "typicality"
+    assert torch.allclose(model.surprise(x).flatten().double(), (expected - expected.mean()).abs(), atol=0.01)
+    assert min(model.anomaly_map(flat).min(), model.anomaly_map(noise).min()) > model.anomaly_map(x).max()
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("score", ["prior", "critic", "residual"])
 def test_the_three_maps_of_bigan_are_those_of_its_source_where_a_patch_lies(score):
     model = build("bigan", **{**SMALL["bigan"], "score": score, "shrink": 1, "smoothing": 0.0, "alpha": 0.3}).eval()
@@ -496,6 +525,31 @@ def test_the_three_maps_of_bigan_are_those_of_its_source_where_a_patch_lies(scor
     }
     assert z.shape == (1, 6, 1, 1)
     assert torch.allclose(model.anomaly_map(s), expected[score], atol=1e-3)
+
+
+@torch.no_grad()
+def test_pca_leaves_of_every_patch_what_scikit_learn_leaves():
+    torch.manual_seed(0)
+    model, x = build("pca", **SMALL["pca apart"]), stripes(64, 80)
+    model.settle([x])
+    patches = unfold(x, 8, stride=8)[0].T.numpy()  # (M, 64)
+    reference = decomposition.PCA(model.code, svd_solver="full").fit(patches)
+    left = torch.from_numpy(patches - reference.inverse_transform(reference.transform(patches))).abs().T[None]
+    assert torch.allclose(model.anomaly_map(x), fold(left, (64, 80), 8, stride=8), atol=1e-3)
+
+
+@torch.no_grad()
+def test_the_maps_of_vae_and_vae_gan_are_those_of_the_mean_code():
+    plain = {**AE, "shrink": 1, "smoothing": 0.0}
+    vae, s = build("vae", **plain).eval(), stripes(64, 80)
+    mean, log_variance = vae.G(vae.posterior(s).mean).chunk(2, 1)
+    variance = 1e-4 + log_variance.exp()
+    expected = ((s - mean).square() / variance + (2 * math.pi * variance).log()) / 2
+    assert torch.allclose(vae.anomaly_map(s), expected, atol=1e-4)
+    vae_gan = build("vae_gan", **plain, residual="l2").eval()
+    again = vae_gan.G(vae_gan.E(s)[:, : vae_gan.code])
+    unlike = (vae_gan.D(again)[1] - vae_gan.D(s)[1]).norm(dim=1, keepdim=True)
+    assert torch.allclose(vae_gan.anomaly_map(s), interpolate(unlike, scale_factor=4.0, mode="bilinear"), atol=1e-4)
 
 
 def test_bigan_refuses_the_likelihood_under_a_uniform_prior():

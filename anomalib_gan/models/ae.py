@@ -55,7 +55,7 @@ class AE(Model):
         residual: Literal["ssim", "l1", "l2"] = "ssim",
         regulariser: Literal["none", "tv", "edges"] = "none",
         weight: float = 0.1,
-        smoothing: float = 4.0,
+        smoothing: float = 6.0,
         lr: float = 2e-3,
     ) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class AE(Model):
         yield "autoencoder", self.terms(s, z, self.G(z))
 
     def shown(self, s: Tensor) -> Tensor:
-        """What E sees of s in training."""
+        """What E sees of s in training, and a stacked layer of what is below it."""
         return s
 
     def terms(self, s: Tensor, z: Tensor, again: Tensor) -> dict[str, Tensor]:
@@ -103,7 +103,7 @@ class AE(Model):
         """
         terms, below = {}, s
         for depth, (down, up) in enumerate(zip(self.E, reversed(self.G), strict=True), 1):
-            above = down(below)
+            above = down(self.shown(below))
             terms[f"layer {depth}"] = (up(above) - below).square().mean()
             below = above.detach()
         return terms

@@ -8,7 +8,7 @@ three parts of the KL only the total correlation is weighed.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,46 +22,12 @@ CODES = 256  # of a batch, drawn at random, between which the total correlation 
 
 
 class BetaTCVAE(VAE):
-    """`correlation`: the paper's beta. Other keywords as those of `VAE`."""
+    """`correlation`: the paper's beta. `common`: the keywords of `VAE`, whose own beta weighs all of the KL."""
 
     about = About("a VAE whose units shall be independent", "Chen et al., 2018", "bound")
 
-    def __init__(
-        self,
-        channels: int = 1,
-        kind: Literal["conv", "mlp", "linear"] = "conv",
-        code: int = 16,
-        width: int = 64,
-        patch: int = 192,
-        batch: int = 8,
-        shrink: int = 2,
-        likelihood: Literal["gaussian", "bernoulli", "categorical"] = "gaussian",
-        variance: float | None = None,
-        levels: int = 16,
-        correlation: float = 6.0,
-        warm_up: float = 0.2,
-        score: Literal["pixel", "prior", "importance"] = "pixel",
-        samples: int = 16,
-        smoothing: float = 4.0,
-        lr: float = 2e-3,
-    ) -> None:
-        super().__init__(
-            channels=channels,
-            kind=kind,
-            code=code,
-            width=width,
-            patch=patch,
-            batch=batch,
-            shrink=shrink,
-            likelihood=likelihood,
-            variance=variance,
-            levels=levels,
-            warm_up=warm_up,
-            score=score,
-            samples=samples,
-            smoothing=smoothing,
-            lr=lr,
-        )
+    def __init__(self, correlation: float = 6.0, **common: Any) -> None:
+        super().__init__(**common)
         self.correlation = correlation
 
     def penalties(self, q: Normal, z: Tensor, rise: float) -> dict[str, Tensor]:

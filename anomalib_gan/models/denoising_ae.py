@@ -9,7 +9,7 @@ Data-Generating Distribution (Alain and Bengio, 2014).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,39 +21,17 @@ from anomalib_gan.models.ae import AE
 class DenoisingAE(AE):
     """The autoencoder that is shown its images with noise; `noise` is sigma, of images in [-1, 1], in working pixels.
 
-    The code may be wider than the patch, since copying does not clean. The map sees the image as it is. Other keywords
-    as those of `AE`.
+    The code may be wider than the patch, since copying does not clean. The map sees the image as it is. `common`: the
+    keywords of `AE`; the stacked kind cleans at every layer (Vincent et al., 2010).
     """
 
     about = About("an autoencoder that learns to clean images of noise", "Vincent et al., 2008", "none")
     overcomplete = True
 
     def __init__(
-        self,
-        channels: int = 1,
-        kind: Literal["conv", "mlp"] = "conv",
-        code: int = 32,
-        width: int = 64,
-        patch: int = 192,
-        batch: int = 8,
-        shrink: int = 2,
-        residual: Literal["ssim", "l1", "l2"] = "l2",
-        noise: float = 0.3,
-        smoothing: float = 4.0,
-        lr: float = 2e-3,
+        self, code: int = 32, residual: Literal["ssim", "l1", "l2"] = "l2", noise: float = 0.3, **common: Any
     ) -> None:
-        super().__init__(
-            channels=channels,
-            kind=kind,
-            code=code,
-            width=width,
-            patch=patch,
-            batch=batch,
-            shrink=shrink,
-            residual=residual,
-            smoothing=smoothing,
-            lr=lr,
-        )
+        super().__init__(code=code, residual=residual, **common)
         self.noise = noise
 
     def shown(self, s: Tensor) -> Tensor:

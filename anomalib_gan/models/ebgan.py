@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from anomalib_gan.model import About, Move
@@ -38,10 +37,7 @@ class EBGAN(DCGAN):
         )
 
     def play(self, batches: Iterator[Tensor], progress: float) -> Iterator[Move]:
-        for _ in range(self.critic_steps):
-            x = self.real(batches)
-            with torch.no_grad():
-                fake = self.G(self.prior(x))
+        for x, fake in self.opposed(batches):
             yield "critic", {"adv": self.objective.critic(self.D(x), self.D(fake)), **self.flat(self.D, x)}
         fake = self.G(self.prior(x))
         codes = self.D.features(fake)  # (N, 4 width, h, w)

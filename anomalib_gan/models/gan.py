@@ -123,11 +123,16 @@ class GAN(Model):
         """The critic's term for being flat at real images, where it is asked for."""
         return {"r1": self.r1 * r1(D, x)} if self.r1 else {}
 
-    def play(self, batches: Iterator[Tensor], progress: float) -> Iterator[Move]:
+    def opposed(self, batches: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the critic tells apart in its k moves: real images and generated ones, whose generator does not hear."""
         for _ in range(self.critic_steps):
             x = self.real(batches)  # (N, C, patch / shrink, patch / shrink)
             with torch.no_grad():
                 fake = self.G(self.prior(x))
+            yield x, fake
+
+    def play(self, batches: Iterator[Tensor], progress: float) -> Iterator[Move]:
+        for x, fake in self.opposed(batches):
             yield "critic", {"adv": self.objective.critic(self.D(x), self.D(fake)), **self.flat(self.D, x)}
         yield "generator", {"adv": self.objective.generator(self.D(self.G(self.prior(x))))}
 

@@ -43,7 +43,7 @@ class Gaussian(Model):
         side: int = 16,
         step: int = 4,
         shrink: int = 2,
-        score: Literal["density", "direction"] = "density",
+        score: Literal["density", "direction", "typicality"] = "density",
     ) -> None:
         super().__init__()
         if side % step:
@@ -61,12 +61,14 @@ class Gaussian(Model):
         self.register_buffer("centre", torch.zeros(self.n))  # L^-1 (mu - level)
         self.register_buffer("level", torch.zeros(()))  # mean grey level, so that L^-1 multiplies small numbers
         self.register_buffer("volume", torch.zeros(()))  # log det L + n/2 log 2 pi
+        self.register_buffer("entropy", torch.zeros(()))  # H: the mean of -log N over normal patches
         self.mean: Tensor
         self.covariance: Tensor
         self.whiten: Tensor
         self.centre: Tensor
         self.level: Tensor
         self.volume: Tensor
+        self.entropy: Tensor
 
     def players(self) -> dict[str, Player]:
         return {}
@@ -82,14 +84,17 @@ class Gaussian(Model):
         self.whiten.copy_(whiten)
         self.centre.copy_(whiten @ (mean - mean.mean()))
         self.volume.copy_(root.diagonal().log().sum() + self.n / 2 * math.log(2 * math.pi))
+        self.entropy.copy_((whiten @ covariance @ whiten.T).trace() / 2 + self.volume)
 
     def surprise(self, s: Tensor) -> Tensor:
-        """-log of the density of each patch of (N, C, h, w), in nats: (N, 1, rows, columns)."""
+        """The score of each patch of (N, C, h, w), in nats: (N, 1, rows, columns)."""
         kernel = self.whiten.view(self.n, self.channels, self.side, self.side)
         white = conv2d(s - self.level, kernel, -self.centre, stride=self.step)  # (N, n, rows, columns)
         distance = white.square().sum(1, keepdim=True)
         if self.score == "density":
             return distance / 2 + self.volume
+        if self.score == "typicality":
+            return (distance / 2 + self.volume - self.entropy).abs()
         ones, mean = torch.ones_like(kernel[:1]), (self.mean - self.level).to(s).view_as(kernel[:1])
         # ||x - mu||^2 = ||x||^2 - 2 mu^T x + ||mu||^2, of numbers about the mean grey level
         t = s - self.level

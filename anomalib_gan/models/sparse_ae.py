@@ -9,7 +9,7 @@ Emergence of Simple-Cell Receptive Field Properties by Learning a Sparse Code fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,38 +25,16 @@ class SparseAE(AE):
     """The autoencoder with a code that may be wider than the patch, and a price on it: `penalty` is lambda.
 
     Each unit of z is taken in units of its root mean square on normal images: a small z with a loud G would evade the
-    price otherwise. Other keywords as those of `AE`.
+    price otherwise. `common`: the keywords of `AE`.
     """
 
     about = About("an autoencoder with a wide code, of which little may be lit", "Olshausen and Field, 1996", "none")
     overcomplete = True
 
     def __init__(
-        self,
-        channels: int = 1,
-        kind: Literal["conv", "mlp"] = "conv",
-        code: int = 96,
-        width: int = 64,
-        patch: int = 192,
-        batch: int = 8,
-        shrink: int = 2,
-        residual: Literal["ssim", "l1", "l2"] = "l2",
-        penalty: float = 0.02,
-        smoothing: float = 4.0,
-        lr: float = 2e-3,
+        self, code: int = 96, residual: Literal["ssim", "l1", "l2"] = "l2", penalty: float = 0.02, **common: Any
     ) -> None:
-        super().__init__(
-            channels=channels,
-            kind=kind,
-            code=code,
-            width=width,
-            patch=patch,
-            batch=batch,
-            shrink=shrink,
-            residual=residual,
-            smoothing=smoothing,
-            lr=lr,
-        )
+        super().__init__(code=code, residual=residual, **common)
         self.penalty = penalty
         self.halo += self.stride  # a code's price is spread to its neighbours
         self.register_buffer("unit", torch.ones(1, code, 1, 1))  # root mean square of z on normal images

@@ -3,12 +3,12 @@
 Normal patches z are sums of few atoms of a dictionary D that is learnt from them, a defective one is badly rebuilt or
 takes many:
 
-    x^ = argmin 1/2 ||D x - z||^2 + lambda ||x||_1,   f = (||D x^ - z||, ||x^||_1),   map = -log phi0(f)
+    x^ = argmin 1/2 ||D x - z||^2 + lambda ||x||_1,   f = (log ||D x^ - z||, log ||x^||_1),   map = -log phi0(f)
 
-with phi0 the density of f on normal patches. Defect Detection in SEM Images of Nanofibrous Materials (Carrera,
-Manganini, Boracchi and Lanzarone, 2017). D: Online Dictionary Learning for Sparse Coding (Mairal et al., 2009), or
-K-SVD (Aharon et al., 2006). A patch is an outlier where phi0 is below what all but a few normal ones have: the map is
-beyond Gamma.
+with phi0 the density of f on normal patches; in logarithms, since patches differ by factors, and smooth ones have
+little of both. Defect Detection in SEM Images of Nanofibrous Materials (Carrera, Manganini, Boracchi and Lanzarone,
+2017). D: Online Dictionary Learning for Sparse Coding (Mairal et al., 2009), or K-SVD (Aharon et al., 2006). A patch is
+an outlier where phi0 is below what all but a few normal ones have: the map is beyond Gamma.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from anomalib_gan.sparse import CHUNK, ksvd, lasso, omp
 
 ROUNDS = 10  # of K-SVD
 KERNELS = 1024  # normal patches in whose features the density's kernels are centred
+FAINT = 0.02  # in units of `norm`: added to both before the logarithm, since a flat patch has none
 log = logging.getLogger(__name__)
 
 
@@ -50,12 +51,12 @@ class SparseCoding(Model):
     def __init__(
         self,
         channels: int = 1,
-        side: int = 16,
+        side: int = 24,
         step: int = 4,
         atoms: int = 256,
         dictionary: Literal["online", "ksvd"] = "online",
         solver: Literal["lasso", "omp"] = "lasso",
-        penalty: float = 0.1,
+        penalty: float = 0.2,
         nonzeros: int = 8,
         iterations: int = 50,
         density: Literal["kde", "gaussian"] = "kde",
@@ -105,7 +106,7 @@ class SparseCoding(Model):
     def features(self, patches: Tensor) -> Tensor:
         """f of (M, n), in units of the kernels' width, (M, 2)."""
         z, x = self.encode(patches)
-        return torch.stack(((x @ self.D.T - z).norm(dim=1), x.abs().sum(1)), 1) @ self.whiten
+        return (torch.stack(((x @ self.D.T - z).norm(dim=1), x.abs().sum(1)), 1) + FAINT).log() @ self.whiten
 
     def surprise(self, patches: Tensor) -> Tensor:
         """-log phi0 of (M, n), but for a constant: (M,)."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from anomalib_gan.model import About, Move
@@ -36,10 +35,7 @@ class WGANGP(DCGAN):
         return transposed(self.code, width, self.channels), strided(self.channels, width, norm=False)
 
     def play(self, batches: Iterator[Tensor], progress: float) -> Iterator[Move]:
-        for _ in range(self.critic_steps):
-            x = self.real(batches)
-            with torch.no_grad():
-                fake = self.G(self.prior(x))
+        for x, fake in self.opposed(batches):
             yield (
                 "critic",
                 {
