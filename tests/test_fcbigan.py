@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from anomalib_gan.edges import RINGS, along, depths
+from anomalib_gan.grain import grain
 from anomalib_gan.models import build, fcbigan
 from anomalib_gan.models.fcbigan import SHARE, SIGMAS
 from anomalib_gan.residuals import gaussian
@@ -138,3 +139,22 @@ def test_where_no_defect_can_be_seen_the_map_is_settled_all_the_same(monkeypatch
     model.settle([0.3 * torch.randn(1, 1, 64, 96)])
     assert model.found == {"smoothing": SIGMAS[0], "alpha": 1 - SHARE}
     assert torch.isfinite(model.anomaly_map(torch.zeros(1, 1, 64, 64))).all()
+
+
+@torch.no_grad()
+def test_samples_are_fitted_to_the_images_and_the_map_knows_nothing_of_it():
+    torch.manual_seed(0)
+    model = build("fcbigan", **SMALL, alpha=0.75, smoothing=2.0).eval()
+    normals = [(0.8 * avg_pool2d(torch.randn(1, 1, 258, 322), 3, 1)).clamp(-1, 1) for _ in range(2)]
+    before = model.anomaly_map(normals[0])
+    model.grain.copy_(grain(normals, model.shrink))
+    model.finished(normals)
+    assert torch.equal(model.anomaly_map(normals[0]), before)
+    for height, width in ((64, 96), (256, 320)):
+        drawn = model.sample(2, height, width)
+        assert drawn.shape == (2, 1, height, width) and drawn.abs().max() <= 1
+    assert model.uneven[1] > 0 and not torch.equal(model.finish, model.equaliser)
+    state = torch.get_rng_state()
+    model.finished(normals)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not {"field", "uneven", "finish"} & set(build("fcbigan_source").state_dict())

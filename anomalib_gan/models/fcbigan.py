@@ -21,11 +21,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, max_pool2d, pad
+from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, conv2d, max_pool2d, pad
 
 from anomalib_gan.corruption import SPOILT, corrupt
 from anomalib_gan.edges import RINGS, along, depths
-from anomalib_gan.grain import SIDE, drawn, equaliser, filtered, grain, unshrink
+from anomalib_gan.grain import REACH, SIDE, equaliser, field, filtered, grain, unevenness, unshrink, with_grain
 from anomalib_gan.model import About, Defective, Model, Move, Player, normals_of, refresh
 from anomalib_gan.nets import (
     DenseCritic,
@@ -114,10 +114,17 @@ class FCBiGAN(Model):
         self.register_buffer("code_precision", torch.eye(code))
         self.register_buffer("equaliser", pad(torch.ones(1, 1, 1, 1), (SIDE // 2,) * 4))
         self.register_buffer("grain", torch.zeros(1, 1, SIDE, SIDE))
+        own = self.score != "source"  # what the source has not
+        self.register_buffer("field", pad(torch.eye(code)[..., None, None], (REACH,) * 4) if own else None)
+        self.register_buffer("uneven", torch.zeros(3) if own else None)
+        self.register_buffer("finish", self.equaliser.clone() if own else None)
         self.kernel: Tensor
         self.weights: Tensor
         self.equaliser: Tensor
         self.grain: Tensor
+        self.field: Tensor
+        self.uneven: Tensor
+        self.finish: Tensor
         self.mean: Tensor
         self.spread: Tensor
         self.code_mean: Tensor
@@ -308,6 +315,15 @@ class FCBiGAN(Model):
         self.standardise(fields)
         if self.smoothing is None or self.alpha is None:
             self.tune(normals, fields)
+        self.finished(normals)
+
+    def finished(self, normals: Sequence[Tensor]) -> None:
+        """Makes samples like normal images. Comes last, so that what it draws does not reach into the map."""
+        self.field.copy_(field([self.E(shrink(x, self.shrink)) for x in normals]))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.uneven.copy_(unevenness(normals, self.shrink, self.grain))
+            self.finish.copy_(equaliser(self.unfinished(4, 512, 512).split(1), normals, clipped=True))
 
     def standardise(self, fields: Sequence[Tensor]) -> None:
         """Mean and spread of the smoothed components of normal images, by distance from the edge."""
@@ -360,16 +376,24 @@ class FCBiGAN(Model):
         return x if self.score == "source" else unshrink(filtered(x, self.equaliser), self.shrink).clamp(-1, 1)
 
     def sample(self, n: int, height: int, width: int) -> Tensor:
-        """Generated images, (n, C, height, width) in [-1, 1]; z ~ N(0, I) is a field, so any size of multiples of
-        `stride` goes.
+        """Generated images, (n, C, height, width) in [-1, 1], of any size of multiples of `stride`, as codes are a
+        field: in source mode z ~ N(0, I), else a Gaussian field with the covariances of normal images' codes.
 
-        Their mean power spectrum is that of the normal images: an equaliser fitted by `settle` corrects what G draws,
-        and what lies below the working scale, where no network looks, is Gaussian noise of the normal images' grain.
+        What lies below the working scale, where no network looks, is noise, as strong at each place as it is in normal
+        images beside what is fine there. A filter gives samples the mean power spectrum of normal images. `settle` fits
+        all this.
         """
+        if self.score != "source":
+            return filtered(self.unfinished(n, height, width), self.finish).clamp(-1, 1)
         short = 2 * self.D.border // 8  # codes that an unpadded G needs fewer of
-        more = 0 if short else MARGIN
-        rows, columns = (size // self.stride - short + 2 * more for size in (height, width))
-        x = self.generate(torch.randn(n, self.code, rows, columns).to(self.mean))
-        begin = more * self.stride  # what lies along a padded G's edge is not drawn like the rest
-        x = x[..., begin : begin + height, begin : begin + width]
-        return x if self.score == "source" else (x + drawn(self.grain, x)).clamp(-1, 1)
+        z = torch.randn(n, self.code, *(size // self.stride - short for size in (height, width)))
+        return self.generate(z.to(self.mean))[..., :height, :width]
+
+    def unfinished(self, n: int, height: int, width: int) -> Tensor:
+        """Samples before the last filter; not clipped."""
+        more = 2 * (MARGIN + REACH)
+        white = torch.randn(n, self.code, *(size // self.stride + more for size in (height, width))).to(self.mean)
+        x = self.generate(conv2d(white, self.field) + self.code_mean[:, None, None])
+        x = with_grain(x, self.shrink, self.grain, self.uneven)
+        begin = MARGIN * self.stride  # what lies along a padded G's edge is not drawn like the rest
+        return x[..., begin : begin + height, begin : begin + width]
