@@ -131,7 +131,7 @@ class Painting:
         with seeded(x.device, self.seed, "augmented", n, self.rank), torch.no_grad():
             mask = torch.cat([drawn_mask(side, self.model.shrink) for _ in range(count)]).to(x)
             y = self.model.paint(base, mask, self.model.prior(count))
-        return Defective(x, y, mask * visible(y - base, mask, noise(x)))
+        return Defective(x, y, mask * visible(y - base, mask, noise(base)))
 
 
 class WithDefects:

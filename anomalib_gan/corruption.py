@@ -293,9 +293,9 @@ def spoil(
     """
     spoilt, opacity = x.clone(), torch.zeros_like(x[:, :1])
     means, sigma = x.mean((1, 2, 3), keepdim=True), noise(x)
-    own = float((x - means).std().clamp(1e-3, CONTRAST))
+    contrast = (x - means).flatten(1).std(1).clamp(1e-3, CONTRAST).tolist()
     for i, other in enumerate(torch.randint(len(x), (len(x),)).tolist()):
-        unit = math.exp(uniform(math.log(own), math.log(CONTRAST))) / CONTRAST
+        unit = math.exp(uniform(math.log(contrast[i]), math.log(CONTRAST))) / CONTRAST
         patch = (x[i : i + 1] - means[i]) / unit
         another = ((x[other : other + 1] - means[other]) / unit).flip((-2, -1))
         for among in (shapes, more) if more else (shapes,):
@@ -305,7 +305,7 @@ def spoil(
             fill = allowed[choice(len(allowed))]
             over = fill(patch, another)
             if fill not in NOISY:
-                over = over + sigma / unit * torch.randn_like(over)
+                over = over + sigma[i : i + 1] / unit * torch.randn_like(over)
             patch = patch + mask * (over - patch)
             opacity[i : i + 1] = torch.maximum(opacity[i : i + 1], mask)
         spoilt[i : i + 1] = (patch * unit + means[i]).clamp(-1, 1)
@@ -313,7 +313,7 @@ def spoil(
 
 
 def visible(change: Tensor, opacity: Tensor, sigma: Tensor) -> Tensor:
-    """Where a change (N, C, H, W) under an opacity (N, 1, H, W) stands out from noise of `sigma` (1, C, 1, 1): 0 or 1.
+    """Where a change (N, C, H, W) under an opacity (N, 1, H, W) stands out from noise of `sigma` (N, C, 1, 1): 0 or 1.
 
     Compared is the mean square over what was laid over, in blocks of 4 x 4 pixels and their neighbours.
     """
@@ -329,11 +329,11 @@ def visible(change: Tensor, opacity: Tensor, sigma: Tensor) -> Tensor:
 
 
 def noise(x: Tensor) -> Tensor:
-    """Standard deviation of the images' noise, per channel (1, C, 1, 1), from (N, C, H, W).
+    """Standard deviation of the noise of each image and channel, (N, C, 1, 1), from (N, C, H, W).
 
     The median absolute value of the finest diagonal wavelet coefficients, where structure is rare (Donoho and
     Johnstone, 1994).
     """
     x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]
     diagonal = (x[..., ::2, ::2] - x[..., 1::2, ::2] - x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 2
-    return (diagonal.abs().transpose(0, 1).flatten(1).median(1).values / 0.6745)[None, :, None, None]
+    return (diagonal.abs().flatten(2).median(2).values / 0.6745)[:, :, None, None]
