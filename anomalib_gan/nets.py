@@ -198,6 +198,30 @@ class PatchFeatureCritic(nn.Module):
         return self.features(torch.cat((self.image(s), z), 1))
 
 
+def detail(channels: int, w1: int, w2: int) -> nn.Sequential:
+    """(N, channels, 4h, 4w) -> (N, w2, h, w): what a critic makes of an image's detail."""
+    return nn.Sequential(
+        block(nn.Conv2d(channels, w1, 4, stride=2, padding=1, bias=False), w1),
+        block(nn.Conv2d(w1, w2, 4, stride=2, padding=1, bias=False), w2),
+        block(nn.Conv2d(w2, w2, 3, padding=1, bias=False), w2),
+    )
+
+
+class FineCritic(nn.Sequential):
+    """F(s), (N, C, 4h, 4w) -> (N, 1, h, w): an answer for every fourth pixel by the 34 pixels around it, a plain chain
+    for the finest scale, where every channel is dear.
+    """
+
+    stride, reach = 4, 20
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(
+            detail(channels, width, width),
+            *(block(nn.Conv2d(width, width, 3, padding=1, bias=False), width) for _ in range(2)),
+            nn.Conv2d(width, 1, 1),
+        )
+
+
 class FeatureCritic(nn.Module):
     """D(s) with the features that it answers by, in which images can be compared: (N, C, 8h, 8w) -> answers (N, 1, h,
     w) and features (N, width, 2h, 2w).
@@ -208,11 +232,7 @@ class FeatureCritic(nn.Module):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         w1, w2, w3 = width // 2, width, 3 * width // 2
-        self.features = nn.Sequential(
-            block(nn.Conv2d(channels, w1, 4, stride=2, padding=1, bias=False), w1),
-            block(nn.Conv2d(w1, w2, 4, stride=2, padding=1, bias=False), w2),
-            block(nn.Conv2d(w2, w2, 3, padding=1, bias=False), w2),
-        )
+        self.features = detail(channels, w1, w2)
         self.head = nn.Sequential(
             block(nn.Conv2d(w2, w3, 4, stride=2, padding=1, bias=False), w3), nn.Conv2d(w3, 1, 3, padding=1)
         )
@@ -234,11 +254,7 @@ class DenseCritic(nn.Module):
     def __init__(self, channels: int, width: int, code: int, answers: int = 1) -> None:
         super().__init__()
         w1, w2, w3 = width // 2, width, 3 * width // 2
-        self.fine = nn.Sequential(
-            block(nn.Conv2d(channels, w1, 4, stride=2, padding=1, bias=False), w1),
-            block(nn.Conv2d(w1, w2, 4, stride=2, padding=1, bias=False), w2),
-            block(nn.Conv2d(w2, w2, 3, padding=1, bias=False), w2),
-        )
+        self.fine = detail(channels, w1, w2)
         self.down = block(nn.Conv2d(w2, w3, 4, stride=2, padding=1, bias=False), w3)
         self.code = nn.Conv2d(code, w3, 1)
         self.coarse = nn.Sequential(Residual(w3, 1), Residual(w3, 2))

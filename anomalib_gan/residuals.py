@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, conv3d, pad
+from torch.nn.functional import avg_pool2d, conv2d, conv3d, pad
 
 
 def gaussian(sigma: float, like: Tensor) -> Tensor:
@@ -52,6 +52,16 @@ def euclidean(x: Tensor, y: Tensor) -> Tensor:
 def absolute(x: Tensor, y: Tensor) -> Tensor:
     """Mean of |x - y| per pixel over channels."""
     return (x - y).abs().mean(1, keepdim=True)
+
+
+def odds(logarithm: Tensor) -> Tensor:
+    """Odds of their logarithms, which count up to 30."""
+    return logarithm.clamp(-30, 30).exp()
+
+
+def mean_odds(logarithm: Tensor, side: int) -> Tensor:
+    """Log-odds (N, 1, side h, side w) -> those of the mean odds of side x side places, (N, 1, h, w)."""
+    return avg_pool2d(odds(logarithm), side).log()
 
 
 RESIDUALS = {"ssim": structural, "l2": euclidean, "l1": absolute}

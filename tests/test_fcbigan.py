@@ -8,8 +8,11 @@ from torch.nn.functional import avg_pool2d
 
 from anomalib_gan.edges import RINGS, along, depths
 from anomalib_gan.grain import grain
+from anomalib_gan.model import Defective
 from anomalib_gan.models import build, fcbigan
 from anomalib_gan.models.fcbigan import SHARE, SIGMAS
+from anomalib_gan.negatives import closer
+from anomalib_gan.nets import shrink
 from anomalib_gan.residuals import gaussian
 from anomalib_gan.scale import lost
 
@@ -30,13 +33,15 @@ def test_depths_are_distances_from_the_edge(height, width):
 def test_edges_are_standardised_by_themselves_and_the_residuals_tails_are_cut():
     model = build("fcbigan", **SMALL, alpha=0.75, smoothing=2.0).eval()
     torch.manual_seed(0)
-    fields = [torch.randn(1, 3, 40, 50) * torch.tensor([1.0, 3.0, 2.0])[:, None, None] for _ in range(20)]
+    fields = [torch.randn(1, 4, 40, 50) * torch.tensor([1.0, 3.0, 2.0, 1.0])[:, None, None] for _ in range(20)]
     for field in fields:
         field[..., 0, :] += 5  # the top edge is always hotter
         field[..., -1, :] += 5
         field[..., :, 0] += 5
         field[..., :, -1] += 5
     model.standardise(fields)
+    for field in fields:
+        field[:, 3] = -30  # the fine critic is sure that all is well, and leaves the word to the other
     found = torch.cat([model.relative(field) for field in fields])
     edge, middle = found[..., 0, :], found[..., 10:30, 10:30]
     assert edge[:, 0].mean().abs() < 0.2 and middle[:, 0].mean().abs() < 0.1
@@ -45,10 +50,40 @@ def test_edges_are_standardised_by_themselves_and_the_residuals_tails_are_cut():
 
 
 @torch.no_grad()
+def test_the_critic_that_is_more_alarmed_counts():
+    model = build("fcbigan", **SMALL, alpha=1.0, smoothing=2.0).eval()
+    field = torch.zeros(1, 4, 20, 20)
+    calm = model.relative(field)[:, 0]
+    for channel in (0, 3):
+        alarmed = field.clone()
+        alarmed[:, channel] = 9.0
+        assert torch.allclose(model.relative(alarmed)[:, 0], torch.full_like(calm, 9.0), atol=1e-3)
+
+
+def test_the_finer_scale_is_looked_at_where_there_is_one():
+    assert build("fcbigan", **SMALL).F is not None
+    for without in ({"shrink": 1}, {"negatives": 0.0}):
+        model = build("fcbigan", **SMALL, **without).eval()
+        assert model.F is None and "fine critic" not in model.players()
+        assert model.components(torch.zeros(1, 1, 64, 64)).shape[1] == 3
+    assert build("fcbigan_source").F is None
+
+
+def test_a_closer_window_keeps_defects_and_their_masks_together():
+    torch.manual_seed(0)
+    x, y = torch.randn(4, 1, 64, 64), torch.randn(2, 1, 64, 64)
+    found = closer(Defective(x, y, (y > 0).float()), 16)
+    assert found.x.shape[-2:] == found.y.shape[-2:] == (32, 32) and len(found.x) == 4
+    assert torch.equal(found.mask, (found.y > 0).float())
+    windows = x.unfold(2, 32, 1).unfold(3, 32, 1)
+    assert (windows == found.x[:, :, None, None]).all(-1).all(-1).all(0).any()  # one place for all of the batch
+
+
+@torch.no_grad()
 def test_a_pit_does_not_drown_in_certainty():
     """A hundredth of a window with log-odds 4 among -8: the mean of the odds is decided by the pit."""
     model = build("fcbigan", **SMALL, alpha=1.0, smoothing=6.0).eval()
-    field = torch.full((1, 3, 31, 31), -8.0)
+    field = torch.full((1, 4, 31, 31), -8.0)
     field[..., 15, 15] = 4.0
     weight = float(gaussian(1.5, field).max() ** 2)
     assert float(model.pooled(field)[0, 0, 15, 15]) == pytest.approx(4 + torch.tensor(weight).log().item(), abs=0.01)
@@ -73,7 +108,8 @@ def test_an_image_upside_down_has_the_map_upside_down():
     assert torch.allclose(model.anomaly_map(x.flip(down)).flip(down), model.anomaly_map(x), atol=1e-4)
     model.turned = False
     assert not torch.allclose(model.anomaly_map(x.flip(down)).flip(down), model.anomaly_map(x), atol=1e-2)
-    assert torch.equal(model.components(x), model.seen(x))
+    views = [model.look(shrink(x, factor)) for factor in (model.shrink, model.shrink // 2)]
+    assert torch.equal(model.components(x), model.seen(shrink(x, model.shrink), *views))
 
 
 @torch.no_grad()

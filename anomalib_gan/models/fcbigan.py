@@ -9,7 +9,8 @@ map:
 At the game's equilibrium D says nothing on real pairs; a critic that also sees spoilt normal pairs as fakes (Negative
 Data Augmentation, Sinha et al., 2021), and answers for every place, keeps something to say. So D gives two answers, one
 to the game and one to the question whether a place is spoilt, whose log-odds are the map's; without negatives,
-as in source mode, it is one.
+as in source mode, it is one. What is too fine for the scale that the game is played at, a second critic F answers for,
+of the image at twice that scale; it only learns from spoilt images.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, conv2d, max_pool2d, pad
+from torch.nn.functional import avg_pool2d, conv2d, pad
 
-from anomalib_gan.corruption import SPOILT, corrupt
+from anomalib_gan.contrast import AROUND, evened
+from anomalib_gan.corruption import corrupt
 from anomalib_gan.edges import RINGS, along, depths
 from anomalib_gan.grain import REACH, SIDE, equaliser, field, filtered, grain, unevenness, unshrink, with_grain
 from anomalib_gan.model import About, Defective, Model, Move, Player, normals_of, refresh
+from anomalib_gan.negatives import closer, told_apart
 from anomalib_gan.nets import (
     DenseCritic,
+    FineCritic,
     PatchCritic,
     encoder,
     enlarge,
@@ -39,7 +43,7 @@ from anomalib_gan.nets import (
 from anomalib_gan.objectives import OBJECTIVES
 from anomalib_gan.penalties import grey_gap, spectrum_gap
 from anomalib_gan.proxy import examples_of, generous
-from anomalib_gan.residuals import RESIDUALS, blur, gaussian
+from anomalib_gan.residuals import RESIDUALS, blur, gaussian, mean_odds, odds
 from anomalib_gan.scale import SIDE_OF_PATCH, working_scale
 from anomalib_gan.trunks import OfPairs
 
@@ -66,6 +70,7 @@ class FCBiGAN(Model):
         "implicit",
     )
     score: Score = "default"  # "source": the formula's terms at every pixel, as they are
+    evens = True  # D sees the image with its local contrast made even: light and exposure are no defects
     batch = 8
     critic_steps = 6  # moves of D to one of E and G; with negatives only the first of them plays the game
     lr = 2e-3
@@ -100,16 +105,18 @@ class FCBiGAN(Model):
         self.objective = OBJECTIVES["least-squares"]
         self.found: dict[str, float] = {}
         self.E, self.G, self.D = self.nets(width)
+        self.F = FineCritic(channels, width // 2) if negatives and shrink > 1 else None
         self.stride = 8 * shrink
         self.smallest = self.stride
         widest = max(SIGMAS) if smoothing is None else smoothing
-        reach = self.D.reach + 3 * widest + 2 * self.cell
+        reach = self.D.reach + AROUND * self.evens + 3 * widest + 2 * self.cell
         self.halo = self.stride * -int(-reach * shrink // self.stride)
         side = 2 * round(3 * widest / self.cell) + 1
         self.register_buffer("kernel", pad(torch.ones(1), (side // 2,) * 2))
         self.register_buffer("weights", torch.tensor([1.0, 0.0, 0.0]))  # of critic, residual and likelihood in the map
-        self.register_buffer("mean", torch.zeros(3, RINGS + 1))  # of the three on normal images, from the edge inwards
-        self.register_buffer("spread", torch.ones(3, RINGS + 1))
+        terms = 3 if self.F is None else 4
+        self.register_buffer("mean", torch.zeros(terms, RINGS + 1))  # of each on normal images, from the edge inwards
+        self.register_buffer("spread", torch.ones(terms, RINGS + 1))
         self.register_buffer("code_mean", torch.zeros(code))
         self.register_buffer("code_precision", torch.eye(code))
         self.register_buffer("equaliser", pad(torch.ones(1, 1, 1, 1), (SIDE // 2,) * 4))
@@ -156,29 +163,33 @@ class FCBiGAN(Model):
         return found if flips else {**found, "turned": False}
 
     def players(self) -> dict[str, Player]:
+        fine = {} if self.F is None else {"fine critic": Player((self.F,), self.lr, self.betas, turn=self.turn)}
         return {
             "critic": Player((self.D,), self.lr, self.betas, turn=self.turn),
+            **fine,
             "autoencoder": Player((self.E, self.G), self.lr, (0.5, 0.99)),
         }
 
     def play(self, batches: Iterator[Tensor], progress: float) -> Iterator[Move]:
-        D, E, G, objective = self.D, self.E, self.G, self.objective
+        E, G, objective = self.E, self.G, self.objective
         for turn in range(self.critic_steps):
-            clean, spoilt, opacity = self.with_negatives(next(batches))
+            batch = next(batches)
+            clean, spoilt, opacity = self.with_negatives(batch, self.shrink)
             plays = turn == 0 or not self.negatives  # the game's moves are one to one; the others learn the negatives
             with torch.no_grad(), judged(E, G):
                 codes = E(torch.cat((clean, spoilt)))
                 z = torch.randn_like(codes if plays else codes[:0])
                 fake = G(z)
-            answers = D(torch.cat((clean, spoilt, fake)), torch.cat((codes, z)))
+            answers = self.judge(torch.cat((clean, spoilt, fake)), torch.cat((codes, z)))
             real, negative, generated = answers.split((len(clean), len(spoilt), len(fake)))
             terms = {"adv": objective.critic(real[:, -1:], generated[:, -1:])} if plays else {}
             if self.negatives:
-                cells = max_pool2d((opacity > SPOILT).to(clean.dtype), D.stride)  # spoilt where any of their pixels is
-                odds = torch.cat((real, negative))[:, :1]
-                target = torch.cat((torch.ones_like(real[:, :1]), 1 - cells))
-                terms["negatives"] = self.negatives * binary_cross_entropy_with_logits(odds, target)
+                terms["negatives"] = self.negatives * told_apart(real[:, :1], negative[:, :1], opacity)
             yield "critic", terms
+            if self.F is not None:
+                clean, spoilt, opacity = self.with_negatives(closer(batch, self.stride), self.shrink // 2)
+                found = self.F(self.look(torch.cat((clean, spoilt)))).split((len(clean), len(spoilt)))
+                yield "fine critic", {"negatives": self.negatives * told_apart(*found, opacity)}
 
         s = shrink(normals_of(next(batches)), self.shrink)
         code = E(s)
@@ -190,7 +201,7 @@ class FCBiGAN(Model):
             again = functional_call(G, fixed, (both,))[: len(code)]
         terms = {"rec": self.reconstruction * self.penalty(again, s)}
         if self.adversarial:
-            real, generated = D(torch.cat((s, fake)), both)[:, -1:].chunk(2)
+            real, generated = self.judge(torch.cat((s, fake)), both)[:, -1:].chunk(2)
             terms["adv_E"] = self.adversarial * objective.flipped(real)
             terms["adv_G"] = self.adversarial * objective.generator(generated)
         if self.texture:
@@ -198,18 +209,26 @@ class FCBiGAN(Model):
             terms["grey"] = self.texture * grey_gap(fake, s)
         yield "autoencoder", terms
 
-    def with_negatives(self, batch: Tensor | Defective) -> tuple[Tensor, Tensor, Tensor]:
-        """A third of the batch as it is, the rest spoilt, and how opaquely; all of it as it is without negatives.
+    def look(self, s: Tensor) -> Tensor:
+        """What D sees of an image at the working scale."""
+        return evened(s) if self.evens else s
+
+    def judge(self, s: Tensor, z: Tensor) -> Tensor:
+        """D's answers on pairs of images at the working scale and codes."""
+        return self.D(self.look(s), z)
+
+    def with_negatives(self, batch: Tensor | Defective, factor: int) -> tuple[Tensor, Tensor, Tensor]:
+        """At 1/factor: a third of the batch as it is, the rest spoilt, and how opaquely; without negatives none is.
 
         Defects that the batch brings take the place of as many of the spoilt ones, as far as there are any.
         """
-        s = shrink(normals_of(batch), self.shrink)
+        s = shrink(normals_of(batch), factor)
         if not self.negatives:
             return s, s[:0], s[:0, :1]
         clean = max(1, len(s) // 3)
         if not isinstance(batch, Defective):
             return s[:clean], *corrupt(s[clean:])
-        y, mask = (shrink(one, self.shrink)[: len(s) - clean] for one in (batch.y, batch.mask))
+        y, mask = (shrink(one, factor)[: len(s) - clean] for one in (batch.y, batch.mask))
         if len(y) == len(s) - clean:
             return s[:clean], y, mask
         spoilt, opacity = corrupt(s[clean : len(s) - len(y)])
@@ -220,20 +239,24 @@ class FCBiGAN(Model):
         residual = RESIDUALS[self.norm](again, s).mean()
         return residual + (again - s).abs().mean() if self.norm == "ssim" else residual
 
-    def components(self, s: Tensor) -> Tensor:
-        """Critic, residual and code likelihood of an image at working scale, (N, 3, h / cell, w / cell).
+    def components(self, x: Tensor) -> Tensor:
+        """Critic, residual and code likelihood of (N, C, H, W) in [-1, 1], and the fine critic where there is one: a
+        channel each of (N, 3 or 4, h / cell, w / cell), h and w the sides at the working scale.
 
         A second look at it upside down, as training shows it as well, averages away some of what is chance in them.
         """
+        s = shrink(x, self.shrink)
+        views = [s, self.look(s)] + ([] if self.F is None else [self.look(shrink(x, self.shrink // 2))])
         if not self.turned:
-            return self.seen(s)
-        found, again = self.seen(torch.stack((s, s.flip((-2, -1)))).flatten(0, 1)).unflatten(0, (2, -1))
+            return self.seen(*views)
+        both = (torch.stack((view, view.flip((-2, -1)))).flatten(0, 1) for view in views)
+        found, again = self.seen(*both).unflatten(0, (2, -1))
         return (found + again.flip((-2, -1))) / 2
 
-    def seen(self, s: Tensor) -> Tensor:
-        """The components at one look."""
+    def seen(self, s: Tensor, looked: Tensor, closer: Tensor | None = None) -> Tensor:
+        """The components at one look: `looked` is what D sees of s, `closer` what F sees of the image."""
         D, code = self.D, self.E(s)
-        answer = D(s, code)[:, :1]
+        answer = D(looked, code)[:, :1]
         critic = (answer - 1).square() if self.score == "source" else -answer
         residual = RESIDUALS[self.norm](self.G(code), s)
         off = code - self.code_mean[:, None, None]
@@ -243,23 +266,27 @@ class FCBiGAN(Model):
             critic, surprise = (
                 pad(field, (D.border // self.cell,) * 4, mode="replicate") for field in (critic, surprise)
             )
-        return torch.cat((critic, shrink(residual, self.cell), surprise), 1)
+        fine = [] if self.F is None else [mean_odds(-self.F(closer), 2)]
+        return torch.cat((critic, shrink(residual, self.cell), surprise, *fine), 1)
 
-    def standardised(self, s: Tensor) -> Tensor:
-        """`components`, smoothed, with mean 0 and spread 1 on normal images; in source mode without that.
+    def standardised(self, x: Tensor) -> Tensor:
+        """Critic, residual and likelihood, smoothed, with mean 0 and spread 1 on normal images; in source mode without.
 
         At the edge of an image a network sees less and is less sure, of normal images as well, so mean and spread are
-        those of the same distance from the edge. The residual's long tails on normal images are cut at `limit`: it may
-        tip the scales, but no threshold has to be set by it.
+        those of the same distance from the edge. Of two critics the more alarmed one counts, place by place, softly
+        (logsumexp): a pit is for one to see, a wide film for the other. The residual's long tails on normal images are
+        cut at `limit`: it may tip the scales, but no threshold has to be set by it.
         """
-        return self.relative(self.components(s))
+        return self.relative(self.components(x))
 
     def relative(self, field: Tensor) -> Tensor:
         found = self.pooled(field)
         if self.score == "source":
             return found
         found = (found - along(self.mean, found)) / along(self.spread, found)
-        critic, residual, surprise = found.split(1, 1)
+        critic, residual, surprise, *fine = found.split(1, 1)
+        if fine:
+            critic = torch.logsumexp(torch.cat((critic, *fine), 1), 1, keepdim=True)
         return torch.cat((critic, residual.clamp(-self.limit, self.limit), surprise), 1)
 
     def pooled(self, field: Tensor) -> Tensor:
@@ -268,23 +295,24 @@ class FCBiGAN(Model):
         """
         if self.score == "source":
             return blur(field, self.kernel)
-        found = blur(torch.cat((field[:, :1].clamp(-30, 30).exp(), field[:, 1:]), 1), self.kernel)
-        return torch.cat((found[:, :1].log(), found[:, 1:]), 1)
+        critic, residual, surprise, *fine = field.split(1, 1)
+        found = blur(torch.cat((odds(critic), residual, surprise, *map(odds, fine)), 1), self.kernel)
+        critic, residual, surprise, *fine = found.split(1, 1)
+        return torch.cat((critic.log(), residual, surprise, *(one.log() for one in fine)), 1)
 
     def anomaly_map(self, x: Tensor) -> Tensor:
-        found = self.standardised(shrink(x, self.shrink))
+        found = self.standardised(x)
         return enlarge((self.weights[:, None, None] * found).sum(1, keepdim=True), self.cell * self.shrink)
 
     def parts(self, x: Tensor) -> dict[str, Tensor]:
         """What the map of (N, C, H, W) in [-1, 1] is made of: the reconstruction, each standardised component (N, 1, H,
         W), and the field of codes.
         """
-        s = shrink(x, self.shrink)
-        fields = enlarge(self.standardised(s), self.cell * self.shrink).split(1, 1)
+        fields = enlarge(self.standardised(x), self.cell * self.shrink).split(1, 1)
         return {
             "reconstruction": self.reconstruct(x),
             **dict(zip(("critic", "residual", "likelihood"), fields, strict=True)),
-            "code": self.E(s),
+            "code": self.E(shrink(x, self.shrink)),
         }
 
     def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -292,10 +320,10 @@ class FCBiGAN(Model):
         s = shrink(x, self.shrink)
         code = self.E(s)
         z = torch.randn_like(code)
-        return self.D(s, code)[:, -1:], self.D(self.G(z), z)[:, -1:]
+        return self.judge(s, code)[:, -1:], self.judge(self.G(z), z)[:, -1:]
 
     def trunks(self) -> dict[str, nn.Module]:
-        return {"encoder": self.E, "critic": OfPairs(self.E, self.D)}
+        return {"encoder": self.E, "critic": OfPairs(self.E, self.D, self.look)}
 
     @torch.no_grad()
     def settle(self, normals: Sequence[Tensor]) -> None:
@@ -311,7 +339,7 @@ class FCBiGAN(Model):
         z = torch.randn(16, self.code, 24, 24).to(self.mean)
         self.equaliser.copy_(equaliser(self.G(z).split(1), shrunk))
         self.grain.copy_(grain(normals, self.shrink))
-        fields = [self.components(s) for s in shrunk]
+        fields = [self.components(x) for x in normals]
         self.standardise(fields)
         if self.smoothing is None or self.alpha is None:
             self.tune(normals, fields)
@@ -345,7 +373,7 @@ class FCBiGAN(Model):
         """
         cell = self.cell * self.shrink
         examples = [
-            (self.components(shrink(x, self.shrink)), avg_pool2d(generous(opacity), cell).flatten() > 0.5)
+            (self.components(x), avg_pool2d(generous(opacity), cell).flatten() > 0.5)
             for x, opacity in examples_of(normals, self.stride)
         ]
         truth = torch.cat([mask for _, mask in examples]).cpu()

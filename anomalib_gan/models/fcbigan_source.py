@@ -25,6 +25,7 @@ class SourceFCBiGAN(FCBiGAN):
 
     about = About("the detector exactly as its source gives it", "Donahue et al., 2017", "implicit")
     score: Score = "source"
+    evens = False
     batch = 64
     critic_steps = 1
     lr = 2e-4
