@@ -154,8 +154,8 @@ async def _work(
         loaded.server, loaded.browsers = ((late - early) / spent for early, late in zip(before, after, strict=True))
         loaded.memory["end"] = _memory(server)
         watch.cancel()
+        loaded.sent = [await one.sent() for one in sessions]
         await browser.close()
-    loaded.sent = [one.sent for one in sessions]
 
 
 async def _repeat(address: str, server: int, plan: Plan, loaded: Loaded) -> None:

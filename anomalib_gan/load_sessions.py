@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
@@ -20,11 +21,13 @@ PICTURES = 200
 PATIENCE = 30.0
 """Seconds after which a page that did not settle counts as an error."""
 POLLING = 100
-"""Milliseconds between two looks whether a page has followed; at every frame they would be most of a browser's work."""
+"""Milliseconds between two looks whether a page has followed, in the page; at every frame, or asked from without, they
+would be most of a browser's work.
+"""
 OPEN, FOLDER = "open the dashboard", "choose the folder"
 SPANS = ("1 h", "1 d", "1 w", "1 m", "6 m")
 WATCH = """(() => {
-  window.load = { runs: 0, begun: 0, settled: 0 };
+  window.load = { runs: 0, begun: 0, settled: 0, doing: OPENING, before: { runs: 0 }, sent: [] };
   for (const kind of ["keydown", "click"]) addEventListener(kind, () => { load.begun = performance.now(); }, true);
   const drawn = () => {
     const app = document.querySelector("[data-testid=stApp]");
@@ -54,19 +57,44 @@ WATCH = """(() => {
         if (data instanceof ArrayBuffer && ended(new Uint8Array(data))) setTimeout(drawn, 0);
       });
     }
+    send(data) {
+      load.sent.push([load.doing, btoa(String.fromCharCode(...data))]);
+      super.send(data);
+    }
   };
+  const part = "[data-testid^=stBidiComponent]", viewer = () => [...document.querySelectorAll(`${part}, ${part} *`)]
+    .map((host) => (host.shadowRoot || host).querySelector(".viewer[data-image]")).find((found) => found);
+  load.shown = () => {  // what the viewer shows: which image, what the detector says, what can be said of it
+    const found = viewer();
+    const buttons = found && [...found.querySelectorAll(".judging button")].map((button) => button.dataset.do);
+    return found ? { image: found.dataset.image, told: found.querySelector(".stage canvas").ariaLabel, buttons } : null;
+  };
+  load.begin = (doing, image) => {
+    load.doing = doing;
+    load.before = { runs: load.runs, image: image ? load.shown()?.image ?? null : undefined };
+    document.activeElement?.blur();  // keys belong to what was clicked last
+  };
+  load.follow = (patience) => new Promise((done, fail) => {
+    const { runs, image } = load.before, late = performance.now() + patience;
+    const look = () => {
+      const ran = load.runs > runs && load.settled, there = ran && (image === undefined || load.shown()?.image);
+      if (there && there !== image) {
+        const wrong = document.querySelectorAll("[data-testid=stException], [data-testid=stAlertContentError]");
+        const ended = image === undefined ? load.settled : Math.max(load.settled, performance.now());
+        done([ended - load.begun, [...wrong].map((one) => one.innerText)]);
+      } else if (performance.now() > late) {
+        fail(new Error(ran ? "another image did not come" : "the page did not settle"));
+      } else setTimeout(look, POLLING);
+    };
+    look();
+  });
 })()"""
 """Runs in every page before its own scripts: notes when somebody did something and when the app had run and was drawn.
 
-What the page itself tells of its state does not do: a run that is over at once never shows there.
+What the page itself tells of its state does not do: a run that is over at once never shows there. All that the
+benchmark asks of an update is asked here, in one call before it and one after: each call costs as much as a person's
+key, and no person makes it.
 """
-SETTLED = """before => load.runs > before && load.settled"""
-VIEWER = """[...document.querySelectorAll("[data-testid^=stBidiComponent], [data-testid^=stBidiComponent] *")]
-  .map((host) => (host.shadowRoot || host).querySelector(".viewer[data-image]")).find((viewer) => viewer)"""
-CHANGED = f"""image => {{
-  const viewer = {VIEWER};
-  return viewer && viewer.dataset.image !== image && performance.now();
-}}"""
 
 
 @dataclass(frozen=True)
@@ -111,12 +139,15 @@ class Loaded:
 
 
 def watch() -> str:
-    """WATCH with the numbers that Streamlit's messages have in this version."""
+    """WATCH with its pace, and the numbers that Streamlit's messages have in this version."""
     from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
     field = ForwardMsg.DESCRIPTOR.fields_by_name["script_finished"].number
-    return WATCH.replace("SCRIPT_FINISHED", str(field << 3)).replace(
-        "FOR_RERUN", str(ForwardMsg.ScriptFinishedStatus.Value("FINISHED_EARLY_FOR_RERUN"))
+    return (
+        WATCH.replace("SCRIPT_FINISHED", str(field << 3))
+        .replace("FOR_RERUN", str(ForwardMsg.ScriptFinishedStatus.Value("FINISHED_EARLY_FOR_RERUN")))
+        .replace("POLLING", str(POLLING))
+        .replace("OPENING", repr(OPEN))
     )
 
 
@@ -128,7 +159,6 @@ class Session:
         self.chance = random.Random(number)
         self.begun = time.perf_counter()
         self.doing = ""
-        self.sent: list[tuple[str, bytes]] = []
         self.page: Page
 
     async def open(self, browser: Browser, address: str) -> None:
@@ -137,7 +167,6 @@ class Session:
         self.page = await context.new_page()
         self.page.set_default_timeout(1000 * PATIENCE)
         self.page.on("pageerror", lambda error: self.wrong("the page", str(error)))
-        self.page.on("websocket", lambda socket: socket.on("framesent", self.note))
         await self.page.add_init_script(watch())
         async with self.updated(OPEN):
             await self.page.goto(address)
@@ -155,9 +184,9 @@ class Session:
         except Exception as error:  # whatever it is, it is what a person would have met
             self.wrong("a session", f"{self.doing}: {type(error).__name__}: {error}")
 
-    def note(self, message: bytes | str) -> None:
-        if isinstance(message, bytes):
-            self.sent.append((self.doing, message))
+    async def sent(self) -> list[tuple[str, bytes]]:
+        """What the page has sent to the server, each with what it was about."""
+        return [(what, b64decode(data)) for what, data in await self.page.evaluate("load.sent")]
 
     def left(self) -> float:
         return self.plan.seconds - (time.perf_counter() - self.begun)
@@ -168,28 +197,20 @@ class Session:
     @asynccontextmanager
     async def updated(self, what: str, image: bool = False) -> AsyncIterator[None]:
         """Around what a person does: times the page until it has run, and with `image` until another one is drawn."""
-        page, self.doing = self.page, what
-        drawn = await page.evaluate(f"() => ({VIEWER})?.dataset.image ?? null") if image else None
-        runs = await page.evaluate("() => load.runs") if page.url.startswith("http") else 0
+        self.doing = what
+        if self.page.url.startswith("http"):
+            await self.page.evaluate("([doing, image]) => load.begin(doing, image)", [what, image])
         yield
-        patience = 1000 * PATIENCE
-        ended = await (await page.wait_for_function(SETTLED, arg=runs, timeout=patience, polling=POLLING)).json_value()
-        if image:
-            changed = await page.wait_for_function(CHANGED, arg=drawn, timeout=patience, polling=POLLING)
-            ended = max(ended, await changed.json_value())
-        begun = await page.evaluate("() => load.begun")
-        self.loaded.updates.append(Update(what, self.number, (ended - begun) / 1000))
-        await self.faults()
+        took, faults = await self.page.evaluate("patience => load.follow(patience)", 1000 * PATIENCE)
+        self.loaded.updates.append(Update(what, self.number, took / 1000))
+        for text in faults:  # what a page calls an error, but for the alarm of drift, which is one of the line
+            if "have left the calibration" not in text:
+                self.wrong("the page", text)
 
-    async def shows(self) -> bool:
-        return await self.page.locator(".viewer").count() > 0
-
-    async def faults(self) -> None:
-        """What a page calls an error, but for the alarm of drift, which is one of the line."""
-        for kind in ("stException", "stAlertContentError"):
-            for text in await self.page.get_by_test_id(kind).all_inner_texts():
-                if "have left the calibration" not in text:
-                    self.wrong("the page", text)
+    async def shown(self) -> dict[str, Any] | None:
+        """What the viewer shows; None where there is none."""
+        found: dict[str, Any] | None = await self.page.evaluate("load.shown()")
+        return found
 
     async def pause(self) -> None:
         await asyncio.sleep(self.plan.pause * self.chance.uniform(0.4, 1.6))
@@ -202,7 +223,6 @@ class Session:
         await self.pause()
 
     async def press(self, key: str, what: str, image: bool = True) -> None:
-        await self.page.evaluate("() => document.activeElement.blur()")  # keys belong to what was clicked last
         async with self.updated(what, image):
             await self.page.keyboard.press(key)
         await self.pause()
@@ -214,15 +234,16 @@ class Session:
                 return
             await self.press("n", "next image")
             if self.left() > 0 and self.chance.random() < 0.5:
-                accepted = await self.page.get_by_text("ACCEPT", exact=True).count()  # else a box must be drawn first
+                shown = await self.shown()
+                accepted = shown is not None and ": accept, " in shown["told"]  # else a box must be drawn first
                 await self.press("a" if accepted else self.chance.choice("ar"), "accept or reject", image=False)
 
     async def review(self) -> None:
         await self.go("Review queue")
         for _ in range(self.chance.randint(3, 8)):
-            if self.left() <= 0 or not await self.shows():
+            if self.left() <= 0 or (shown := await self.shown()) is None:
                 return
-            doubted = await self.page.get_by_role("button", name="False alarm").count()
+            doubted = "false alarm" in shown["buttons"]
             await self.press(self.chance.choice("cf" if doubted else "c"), "review an image")
         field = self.page.get_by_role("textbox", name="Path contains")
         for text in (str(self.chance.randint(0, 9)), ""):

@@ -150,15 +150,22 @@ class Viewer {
     if (header.heat) {
       this.find(".low").textContent = header.heat[0].toFixed(1);
       this.find(".high").textContent = `${header.heat[1].toFixed(1)} map`;
-      const context = this.find(".legend").getContext("2d");
-      context.clearRect(0, 0, 120, 10);
-      for (let x = 0; x < 120; x++) {
-        const at = 4 * Math.round(1 + 254 * x / 119);
-        context.fillStyle = `rgb(${this.colours[at]} ${this.colours[at + 1]} ${this.colours[at + 2]})`;
-        context.fillRect(x, 0, 1, 10);
-      }
+      this.explain(String(this.colours));
     }
     this.show();
+  }
+
+  // The colours of the heat, in the foot; they are the same for all images of a detector.
+  explain(colours) {
+    if (colours === this.explained) return;
+    this.explained = colours;
+    const context = this.find(".legend").getContext("2d");
+    context.clearRect(0, 0, 120, 10);
+    for (let x = 0; x < 120; x++) {
+      const at = 4 * Math.round(1 + 254 * x / 119);
+      context.fillStyle = `rgb(${this.colours[at]} ${this.colours[at + 1]} ${this.colours[at + 2]})`;
+      context.fillRect(x, 0, 1, 10);
+    }
   }
 
   // The buttons of what can be said of this image, each with its key.
