@@ -15,8 +15,8 @@ from dashboard.pages import PAGES, Page
 from dashboard.text import plain
 
 # The numbers and tables are for screens at the line: less white space than Streamlit leaves, and hashes that wrap.
-# While a page runs Streamlit fades what it showed before, sixty pictures a second: without a graphics card the processor
-# draws them, and more of them the later the answer comes. The pointer tells it instead, the menu as before.
+# While a page runs Streamlit fades what it showed before, sixty pictures a second: without a graphics card the
+# processor draws them, and more of them the later the answer comes. The pointer tells it instead, the menu as before.
 STYLE = """<style>
 [data-testid="stMainBlockContainer"] { padding: 4.4rem 1.5rem 1rem; }
 [data-testid="stSidebarUserContent"] { padding-top: 0.5rem; }
