@@ -13,7 +13,7 @@ from anomalib_gan.records.archive import Archive
 from pipelines import load
 
 IMAGES = SAMPLES / "test"
-SMALL = Plan(sessions=2, seconds=8, pause=0.3, history=300, pictures=20)
+SMALL = Plan(sessions=2, seconds=30, pause=0.3, history=300, pictures=20)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_people_work_at_browsers_without_an_error(made, tmp_path) -> None:
     assert (
         all(one.seconds > 0 for one in (*loaded.updates, *loaded.answers)) and loaded.server > 0 and loaded.browsers > 0
     )
-    assert list(loaded.memory) == ["alone", "open", "3 s", "5 s", "end"] and min(loaded.memory.values()) > 2**25
+    assert list(loaded.memory) == ["alone", "open", "10 s", "20 s", "end"] and min(loaded.memory.values()) > 2**25
     assert loaded.reviews == sum(one.what in ("accept or reject", "review an image") for one in loaded.updates)
 
 
