@@ -94,7 +94,8 @@ def test_only_the_first_of_the_critics_moves_is_the_games():
     model = build("fcbigan", **SMALL)
     batches = iter(torch.randn(20, 8, 1, 64, 64).clamp(-1, 1))
     moves = list(model.play(batches, 0.5))
-    assert [who for who, _ in moves] == ["critic"] * model.critic_steps + ["autoencoder"]
+    assert [who for who, _ in moves] == ["critic", "fine critic"] * model.critic_steps + ["autoencoder"]
+    assert all(set(terms) == {"negatives"} for who, terms in moves if who == "fine critic")
     assert ["adv" in terms for who, terms in moves if who == "critic"] == [True] + [False] * (model.critic_steps - 1)
     plain = build("fcbigan", **SMALL, negatives=0.0)
     assert all("adv" in terms for who, terms in plain.play(batches, 0.5) if who == "critic")

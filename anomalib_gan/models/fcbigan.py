@@ -188,8 +188,9 @@ class FCBiGAN(Model):
             yield "critic", terms
             if self.F is not None:
                 clean, spoilt, opacity = self.with_negatives(closer(batch, self.stride), self.shrink // 2)
-                found = self.F(self.look(torch.cat((clean, spoilt)))).split((len(clean), len(spoilt)))
-                yield "fine critic", {"negatives": self.negatives * told_apart(*found, opacity)}
+                found = self.F(self.look(torch.cat((clean, spoilt))))
+                apart = told_apart(found[: len(clean)], found[len(clean) :], opacity)
+                yield "fine critic", {"negatives": self.negatives * apart}
 
         s = shrink(normals_of(next(batches)), self.shrink)
         code = E(s)
