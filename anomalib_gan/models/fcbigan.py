@@ -286,8 +286,8 @@ class FCBiGAN(Model):
             return found
         found = (found - along(self.mean, found)) / along(self.spread, found)
         critic, residual, surprise, *fine = found.split(1, 1)
-        if fine:
-            critic = torch.logsumexp(torch.cat((critic, *fine), 1), 1, keepdim=True)
+        for other in fine:  # logsumexp, by operators that bundles may hold
+            critic = torch.maximum(critic, other) + (1 + (-(critic - other).abs()).exp()).log()
         return torch.cat((critic, residual.clamp(-self.limit, self.limit), surprise), 1)
 
     def pooled(self, field: Tensor) -> Tensor:
