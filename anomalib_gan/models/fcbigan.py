@@ -55,7 +55,8 @@ Score = Literal["default", "source"]
 
 
 class FCBiGAN(Model):
-    """E: image -> field of codes, G: field of codes -> image, D: (image, codes) -> an answer for every place.
+    """E: image -> field of codes, G: field of codes -> image, D: (image, codes) -> an answer for every place;
+    F: image at twice the working scale -> the same for fine detail, where there are such a scale and negatives.
 
     `shrink`: the working scale is 1/shrink of the image. `alpha`: the critic's share in the map, None: found by
     `settle`. `likelihood`: weight of -log p(E(s)), p the Gaussian of normal codes. `smoothing`: sigma in working
