@@ -25,6 +25,8 @@ POLLING = 100
 would be most of a browser's work.
 """
 OPEN, FOLDER = "open the dashboard", "choose the folder"
+EMPTY = "Nothing waits for a review here"
+"""What the review queue says once all of it is done."""
 SPANS = ("1 h", "1 d", "1 w", "1 m", "6 m")
 WATCH = """(() => {
   window.load = { runs: 0, begun: 0, settled: 0, doing: OPENING, before: { runs: 0 }, sent: [] };
@@ -69,6 +71,8 @@ WATCH = """(() => {
     const buttons = found && [...found.querySelectorAll(".judging button")].map((button) => button.dataset.do);
     return found ? { image: found.dataset.image, told: found.querySelector(".stage canvas").ariaLabel, buttons } : null;
   };
+  const over = () => [...document.querySelectorAll("[data-testid=stAlertContentInfo]")]  // the queue is empty now
+    .some((one) => one.innerText.startsWith(EMPTY)) ? EMPTY : null;
   load.begin = (doing, image) => {
     load.doing = doing;
     load.before = { runs: load.runs, image: image ? load.shown()?.image ?? null : undefined };
@@ -77,7 +81,8 @@ WATCH = """(() => {
   load.follow = (patience) => new Promise((done, fail) => {
     const { runs, image } = load.before, late = performance.now() + patience;
     const look = () => {
-      const ran = load.runs > runs && load.settled, there = ran && (image === undefined || load.shown()?.image);
+      const ran = load.runs > runs && load.settled;
+      const there = ran && (image === undefined || load.shown()?.image || over());
       if (there && there !== image) {
         const wrong = document.querySelectorAll("[data-testid=stException], [data-testid=stAlertContentError]");
         const ended = image === undefined ? load.settled : Math.max(load.settled, performance.now());
@@ -148,6 +153,7 @@ def watch() -> str:
         .replace("FOR_RERUN", str(ForwardMsg.ScriptFinishedStatus.Value("FINISHED_EARLY_FOR_RERUN")))
         .replace("POLLING", str(POLLING))
         .replace("OPENING", repr(OPEN))
+        .replace("EMPTY", repr(EMPTY))
     )
 
 

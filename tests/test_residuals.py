@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from torch.nn.functional import avg_pool2d
 
-from anomalib_gan.residuals import RESIDUALS, absolute, euclidean, smooth, structural
+from anomalib_gan.residuals import RESIDUALS, absolute, by_cells, euclidean, smooth, structural
 
 
 @pytest.mark.parametrize("name", RESIDUALS)
@@ -31,6 +32,24 @@ def test_ssim_agrees_with_the_definition_written_out():
     ssim = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
     found = structural(torch.from_numpy(x)[None, None], torch.from_numpy(y)[None, None])[0, 0].numpy()
     assert round(3 * 1.5) == 4 and np.allclose(found, 1 - ssim, atol=1e-9)
+
+
+def test_ssim_of_every_other_window_is_that_of_all_of_them_there():
+    x, y = torch.rand(2, 2, 3, 24, 32) * 2 - 1
+    assert torch.allclose(structural(x, y, 2), structural(x, y)[..., ::2, ::2], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", RESIDUALS)
+@pytest.mark.parametrize("cell", [1, 4])
+def test_means_by_cells_are_close_to_those_of_every_pixel(name, cell):
+    x, y = smooth(torch.randn(4, 1, 64, 96), 1.0).chunk(2)
+    found, all_of_them = by_cells(name, x, y, cell), avg_pool2d(RESIDUALS[name](x, y), cell)
+    assert found.shape == (2, 1, 64 // cell, 96 // cell)
+    if name == "ssim" and cell > 1:  # from a fourth of the windows
+        assert torch.corrcoef(torch.stack((found.flatten(), all_of_them.flatten())))[0, 1] > 0.8
+        assert found.mean().item() == pytest.approx(all_of_them.mean().item(), rel=0.05)
+    else:
+        assert torch.equal(found, all_of_them)
 
 
 def test_pixel_norms_by_hand():

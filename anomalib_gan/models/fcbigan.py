@@ -43,7 +43,7 @@ from anomalib_gan.nets import (
 from anomalib_gan.objectives import OBJECTIVES
 from anomalib_gan.penalties import grey_gap, spectrum_gap
 from anomalib_gan.proxy import examples_of, generous
-from anomalib_gan.residuals import RESIDUALS, blur, gaussian, mean_odds, odds
+from anomalib_gan.residuals import RESIDUALS, blur, by_cells, gaussian, mean_odds, odds
 from anomalib_gan.scale import SIDE_OF_PATCH, working_scale
 from anomalib_gan.trunks import OfPairs
 
@@ -61,8 +61,8 @@ class FCBiGAN(Model):
     `shrink`: the working scale is 1/shrink of the image. `alpha`: the critic's share in the map, None: found by
     `settle`. `likelihood`: weight of -log p(E(s)), p the Gaussian of normal codes. `smoothing`: sigma in working
     pixels, None: found by `settle`. `adversarial`, `negatives`: weights of the named terms, that of the reconstruction
-    penalty being 1. `norm`: of that penalty and of the residual. `turned`: the map is the mean of two looks, one of
-    them at the image turned upside down, for materials that look the same either way up.
+    penalty being 1. `norm`: of that penalty and of the residual. `turned`: all but F looks twice, the second
+    time at the image turned upside down, for materials that look the same either way up.
     """
 
     about = About(
@@ -245,22 +245,24 @@ class FCBiGAN(Model):
         """Critic, residual and code likelihood of (N, C, H, W) in [-1, 1], and the fine critic where there is one: a
         channel each of (N, 3 or 4, h / cell, w / cell), h and w the sides at the working scale.
 
-        A second look at it upside down, as training shows it as well, averages away some of what is chance in them.
+        A second look at it upside down, as training shows it as well, averages away some of what is chance in them. F,
+        for which it would be dearest, gains nothing by it.
         """
         s = shrink(x, self.shrink)
-        views = [s, self.look(s)] + ([] if self.F is None else [self.look(shrink(x, self.shrink // 2))])
+        fine = [] if self.F is None else [mean_odds(-self.F(self.look(shrink(x, self.shrink // 2))), 2)]
+        views = [s, self.look(s)]
         if not self.turned:
-            return self.seen(*views)
+            return torch.cat((self.seen(*views), *fine), 1)
         both = (torch.stack((view, view.flip((-2, -1)))).flatten(0, 1) for view in views)
         found, again = self.seen(*both).unflatten(0, (2, -1))
-        return (found + again.flip((-2, -1))) / 2
+        return torch.cat(((found + again.flip((-2, -1))) / 2, *fine), 1)
 
-    def seen(self, s: Tensor, looked: Tensor, closer: Tensor | None = None) -> Tensor:
-        """The components at one look: `looked` is what D sees of s, `closer` what F sees of the image."""
+    def seen(self, s: Tensor, looked: Tensor) -> Tensor:
+        """Critic, residual and code likelihood at one look: `looked` is what D sees of s."""
         D, code = self.D, self.E(s)
         answer = D(looked, code)[:, :1]
         critic = (answer - 1).square() if self.score == "source" else -answer
-        residual = RESIDUALS[self.norm](self.G(code), s)
+        residual = by_cells(self.norm, self.G(code), s, self.cell)
         off = code - self.code_mean[:, None, None]
         surprise = 0.5 * (off * torch.einsum("cd,ndhw->nchw", self.code_precision, off)).sum(1, keepdim=True)
         critic, surprise = enlarge(critic, D.stride // self.cell), enlarge(surprise, 8 // self.cell)
@@ -268,8 +270,7 @@ class FCBiGAN(Model):
             critic, surprise = (
                 pad(field, (D.border // self.cell,) * 4, mode="replicate") for field in (critic, surprise)
             )
-        fine = [] if self.F is None else [mean_odds(-self.F(closer), 2)]
-        return torch.cat((critic, shrink(residual, self.cell), surprise, *fine), 1)
+        return torch.cat((critic, residual, surprise), 1)
 
     def standardised(self, x: Tensor) -> Tensor:
         """Critic, residual and likelihood, smoothed, with mean 0 and spread 1 on normal images; in source mode without.
