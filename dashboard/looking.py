@@ -38,19 +38,20 @@ class Look:
         return encoded + sum(one.nbytes for one in pictures if one is not None)
 
 
-def look(detector: Detector, item: Item) -> Look:
+def look(detector: Detector, item: Item, reconstructed: bool = False) -> Look:
     """Inspects the image, or remembers it. ImageError, MemoryError or another ValueError says why it cannot be."""
     kept: dict[tuple[Any, ...], Look] = st.session_state.setdefault("looks", {})
     key = (detector, item.key)
-    if key not in kept:
-        kept[key] = inspect(detector, item)
+    if key not in kept or (reconstructed and kept[key].scene.more):
+        kept[key] = inspect(detector, item, reconstructed)
     kept[key] = kept.pop(key)  # the latest last
     while len(kept) > 1 and sum(one.bytes for one in kept.values()) > KEPT_BYTES:
         kept.pop(next(iter(kept)))
     return kept[key]
 
 
-def inspect(detector: Detector, item: Item) -> Look:
+def inspect(detector: Detector, item: Item, reconstructed: bool = False) -> Look:
+    """What the detector makes of the image. A reconstruction takes as long again, so it comes only when asked for."""
     start = perf_counter()
     with detector.open(item.open(), item.name) as picture:
         opened = perf_counter() - start
@@ -63,7 +64,7 @@ def inspect(detector: Detector, item: Item) -> Look:
             without = f"This bundle has no {PARTS}, so there is no reconstruction: export it with --parts."
         elif picture.content * picture.width > RECONSTRUCTED:
             without = f"Images above {RECONSTRUCTED // 2**20} Mpx are not reconstructed here."
-        else:
+        elif reconstructed:
             start = perf_counter()
             again = detector.parts(picture)["reconstruction"]
             found.timing["reconstruction"] = perf_counter() - start
@@ -76,6 +77,7 @@ def inspect(detector: Detector, item: Item) -> Look:
             heat=warmed(found.map, detector.inspector.backend.scale),
             scale=detector.inspector.backend.scale,
             reconstruction=None if reconstruction is None else toned(reconstruction, like),
+            more=reconstruction is None and not without,
             without=without,
             defects=[
                 ((one.top, one.left, one.bottom, one.right), defect(number, one))

@@ -307,9 +307,13 @@ def detector() -> detectors.Detector:
 
 
 def test_an_image_is_judged_as_by_the_inspector(detector) -> None:
-    found, plainly = inspect(detector, Item("a", "dust", DUST.read_bytes())).found, Inspector.load(BUNDLE, "cpu")(DUST)
-    assert (found.verdict, found.score, found.defects) == (plainly.verdict, plainly.score, plainly.defects)
-    assert found.timing["reconstruction"] > 0
+    item, plainly = Item("a", "dust", DUST.read_bytes()), Inspector.load(BUNDLE, "cpu")(DUST)
+    for reconstructed in (False, True):
+        seen = inspect(detector, item, reconstructed)
+        found = seen.found
+        assert (found.verdict, found.score, found.defects) == (plainly.verdict, plainly.score, plainly.defects)
+        assert ("reconstruction" in found.timing) is reconstructed is ("reconstruction" in seen.scene.layers)
+        assert seen.scene.more is not reconstructed
 
 
 def test_parts_are_the_same_in_tiles(detector) -> None:

@@ -169,7 +169,17 @@ def test_a_dropped_image_gives_a_verdict_its_defects_and_its_reconstruction(page
     expect(page.get_by_text(VERDICT)).to_have_text("REJECT")
     expect(page.get_by_text(re.compile(r"^\d+ defects?"))).to_be_visible()
     expect(viewer.locator("canvas[role=img]")).to_have_attribute("aria-label", re.compile("000.png.*reject"))
-    expect(viewer.get_by_role("button", name="Reconstruction")).to_be_enabled()
+    button, picture = (
+        viewer.get_by_role("button", name="Reconstruction"),
+        "viewer.querySelector('.stage canvas').toDataURL()",
+    )
+    viewer.evaluate(f"viewer => {{ window.before = {picture}; }}")
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    expect(viewer.get_by_role("status")).to_have_text("Reconstruction")
+    wait_for(viewer, f"{picture} !== window.before")
+    button.click()
+    wait_for(viewer, f"{picture} === window.before")
 
 
 def test_the_wheel_zooms_around_the_cursor_down_to_single_pixels_and_0_fits(page) -> None:

@@ -20,7 +20,7 @@ from dashboard.results import local, open_archive, said
 from dashboard.sources import Item
 from dashboard.text import area, plain, seconds
 from dashboard.verdicts import banner, gauge
-from dashboard.viewer import JUDGEMENTS, Box, Event, Scene, viewer
+from dashboard.viewer import JUDGEMENTS, Box, Event, Scene, viewer, wanted
 
 WORDS = {"accept": "accepted", "reject": "rejected"}
 
@@ -38,7 +38,7 @@ def page(user: User) -> None:
     item = items[at]
     try:
         with st.spinner("Inspecting ..."):
-            seen = look(chosen, item)
+            seen = look(chosen, item, wanted("viewer"))
     except (ValueError, OSError, MemoryError) as error:  # about this image; the others are still there
         st.error(f"**This image cannot be inspected.** {plain(str(error) or 'not enough memory')}")
         if len(items) > 1:  # the same viewer, so that its keys lead on

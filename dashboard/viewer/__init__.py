@@ -66,7 +66,8 @@ class Scene:
     """What the viewer shows. All arrays have one height and width; colours are in the order red, green, blue.
 
     key: names the scene in events. image: (height, width[, 3]) tones of `toned`. heat: levels of `warmed`, scale: the
-    map's on normal images. reconstruction: as the image; `without`: why there is none.
+    map's on normal images. reconstruction: as the image, `more`: it comes when it is `wanted`; `without`: why there is
+    none.
     """
 
     key: str
@@ -75,6 +76,7 @@ class Scene:
     heat: Bytes | None = None
     scale: tuple[float, float] | None = None
     reconstruction: Bytes | None = None
+    more: bool = False
     without: str = ""
     defects: Sequence[tuple[Box, str]] = ()
     marks: Sequence[Box] = ()
@@ -246,6 +248,7 @@ def viewer(
         "width": scene.size[1],
         "step": scene.step,
         "heat": None if scene.scale is None else heat_range(scene.scale),
+        "more": scene.more,
         "without": scene.without,
         "defects": [{"box": box, "text": text} for box, text in scene.defects],
         "marks": list(scene.marks),
@@ -267,12 +270,23 @@ def viewer(
                 take(event)
 
     _component()(
-        key=key, data=packed(header, groups), on_log_change=changed, on_view_change=_nothing, default={"log": None}
+        key=key,
+        data=packed(header, groups),
+        on_log_change=changed,
+        on_view_change=_nothing,
+        on_wanted_change=_nothing,
+        default={"log": None},
     )
 
 
+def wanted(key: str) -> bool:
+    """Whether somebody looks at reconstructions in the viewer of this key."""
+    state = st.session_state.get(key)
+    return isinstance(state, Mapping) and state.get("wanted") is True
+
+
 def _nothing() -> None:
-    """The page is run again, which is all that a new view asks for."""
+    """The page is run again, which is all that a new view or wish asks for."""
 
 
 def _fresh(key: str, state: Any) -> list[Event]:

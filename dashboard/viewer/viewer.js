@@ -1,9 +1,10 @@
 // The viewer: an image under its heat map on a canvas. Plain JavaScript, no build step.
 //
 // Python sends one block of bytes: the length of a JSON header (4 bytes, little endian), the header, and the PNGs that
-// it points to. Back go two states: "log", the last events, numbered, so that none is lost or taken twice when several
-// come in one run; and "view", the part of a reduced image that is looked at closely. Coordinates are pixels of the
-// image, from its upper left; boxes are [top, left, bottom, right], half-open.
+// it points to. Back go three states: "log", the last events, numbered, so that none is lost or taken twice when several
+// come in one run; "view", the part of a reduced image that is looked at closely; and "wanted", whether somebody looks
+// at reconstructions. Coordinates are pixels of the image, from its upper left; boxes are [top, left, bottom, right],
+// half-open.
 
 const LARGEST = 64; // screen pixels to one of the image
 const OUTLINE = "#40e0ff"; // cyan, which neither a grey image nor the heat colours have
@@ -113,6 +114,8 @@ class Viewer {
       this.crop = crop;
       if (fresh) this.drawn = null;
       this.dress(header);
+      const said = this.find(".said");
+      if (layers.reconstruction && said.textContent === "Reconstructing ...") said.textContent = "Reconstruction";
       if (fresh && (this.scale === undefined || size !== [header.height, header.width].join())) this.fit();
       if (header.focus && header.focus.stamp !== this.focused) {
         this.focused = header.focus.stamp;
@@ -141,9 +144,10 @@ class Viewer {
     this.find(".steps").hidden = !header.steps;
     this.offer(header.judging);
     const button = this.find('[data-do="reconstruction"]');
-    button.disabled = !header.layers.reconstruction;
-    button.title = header.layers.reconstruction ? "Image or reconstruction (g)" : header.without;
-    button.hidden = !header.layers.reconstruction && !header.without;
+    const offered = header.layers.reconstruction || header.more;
+    button.disabled = !offered;
+    button.title = offered ? "Image or reconstruction (g)" : header.without;
+    button.hidden = !offered && !header.without;
     this.find('[data-do="draw"]').hidden = !header.drawing;
     this.find('[data-do="boxes"]').hidden = !header.defects.length;
     this.find(".scale").style.visibility = header.heat ? "visible" : "hidden";
@@ -199,8 +203,11 @@ class Viewer {
     else if (what === "in" || what === "out") {
       this.zoom(what === "in" ? 1.5 : 1 / 1.5, this.canvas.clientWidth / 2, this.canvas.clientHeight / 2);
     } else if (what in this.shown) {
-      if (what === "reconstruction" && !header.layers.reconstruction || what === "draw" && !header.drawing) return;
+      const has = header.layers.reconstruction;
+      if (what === "reconstruction" && !has && !header.more || what === "draw" && !header.drawing) return;
       this.shown[what] = !this.shown[what];
+      if (what === "reconstruction") this.setState("wanted", this.shown[what]); // it comes, as long as somebody looks
+      if (what === "reconstruction" && this.shown[what] && !has) this.find(".said").textContent = "Reconstructing ...";
       this.show();
       this.draw();
     } else if (what === "next" || what === "previous" ? header.steps : this.judgement(what)) this.post(what);
