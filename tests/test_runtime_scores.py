@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from anomalib_gan.runtime import defects as defects_module
 from anomalib_gan.runtime.defects import DefectFinder, find_defects
-from anomalib_gan.runtime.scores import HOTTEST, STEP, WINDOW, ScoreAccumulator, image_score
+from anomalib_gan.runtime.scores import HOTTEST, STEP, WINDOW, ScoreAccumulator, hottest_mean, image_score
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -196,3 +196,13 @@ def test_nothing_above_the_threshold_is_no_defect_and_equality_is_not_above() ->
         DefectFinder(math.nan, 5)
     with pytest.raises(ValueError, match="do not continue"):
         DefectFinder(0.0, 5).add(1, np.zeros((2, 5), np.float32))
+
+
+@pytest.mark.parametrize("size", [1, 2, 99, 100, 101, 300, 1699, 1700, 5000, 65536])
+def test_the_hottest_are_found_however_the_values_lie(size):
+    values = np.random.default_rng(size).normal(size=size).astype(np.float32)
+    rare = np.zeros(size, np.float32)
+    rare[::17] = 5.0  # what a sample meets may be all there is, or nothing of it
+    for one in (values, np.sort(values), -np.sort(-values), np.full(size, 0.5, np.float32), rare, np.roll(rare, 3)):
+        wanted = np.sort(one)[-max(1, math.ceil(HOTTEST * size)) :].mean(dtype=np.float64)
+        assert hottest_mean(one) == wanted
