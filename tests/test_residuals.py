@@ -34,6 +34,12 @@ def test_ssim_agrees_with_the_definition_written_out():
     assert round(3 * 1.5) == 4 and np.allclose(found, 1 - ssim, atol=1e-9)
 
 
+def test_ssim_of_faint_texture_survives_single_precision():
+    x = torch.randn(1, 1, 100, 100) * 0.02 - 0.8
+    y = x + 0.02 * torch.randn_like(x)
+    assert (structural(x, y) - structural(x.double(), y.double())).abs().max() < 5e-5
+
+
 def test_ssim_of_every_other_window_is_that_of_all_of_them_there():
     x, y = torch.rand(2, 2, 3, 24, 32) * 2 - 1
     assert torch.allclose(structural(x, y, 2), structural(x, y)[..., ::2, ::2], atol=1e-6)
