@@ -147,8 +147,20 @@ class Drawn(nn.Module):
         return ((optional(self.model, "generate")(z) + 1) / 2).clamp(0, 1)
 
 
+class Coloured(nn.Module):
+    """White noise (N, code, h, w) -> codes as normal images have them, of a somewhat smaller field."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, z: Tensor) -> Tensor:
+        found: Tensor = optional(self.model, "coloured")(z)
+        return found
+
+
 def optional(model: Model, name: str) -> Any:
-    """What not every model has: `parts`, `generate`, `code`; a ValueError where this one has it not."""
+    """What not every model has: `parts`, `generate`, `code`, `coloured`; a ValueError where this one has it not."""
     found = getattr(model, name, None)
     if found is None:
         raise ValueError(f"{type(model).__name__} has no {name!r}: export without it")
@@ -179,6 +191,13 @@ def generator_graph(model: Model) -> bytes:
     optional(model, "generate")
     z = torch.zeros(2, optional(model, "code"), 3, 4)
     return _tidy(_exported(Drawn(model), (z,), {"z": {0: Dim("N"), 2: Dim("h"), 3: Dim("w")}}, ["image"]))
+
+
+def prior_graph(model: Model) -> bytes:
+    """prior.onnx of a bundle: z (N, code, h, w), white noise -> code, float32, as the generator takes them."""
+    z = torch.zeros(2, optional(model, "code"), 23, 24)
+    sides = {0: Dim("N"), 2: Dim("h", min=16), 3: Dim("w", min=16)}
+    return _tidy(_exported(Coloured(model), (z,), {"z": sides}, ["code"]))
 
 
 def _image_inputs(model: Model) -> tuple[tuple[Tensor, ...], dict[str, Any]]:

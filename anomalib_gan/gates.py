@@ -150,10 +150,10 @@ def feed(crop: Crop, backend: Backend) -> Feed:
     return {"image": image, "white": np.array(crop.white, np.float32)}
 
 
-def codes(model: Model) -> list[Feed]:
-    """Standard normal codes as the generator's graph takes them."""
+def codes(model: Model, rows: int = 5, columns: int = 7) -> list[Feed]:
+    """Standard normal codes as the graphs of the generator and of the prior take them."""
     generator = torch.Generator().manual_seed(derive_seed(0, "codes"))
-    return [{"z": torch.randn(2, optional(model, "code"), 5, 7, generator=generator).numpy()}]
+    return [{"z": torch.randn(2, optional(model, "code"), rows, columns, generator=generator).numpy()}]
 
 
 def spoilt(clean: Sequence[Crop]) -> list[Crop]:

@@ -15,7 +15,7 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from anomalib_gan.runtime import bundle
-from anomalib_gan.runtime.bundle import GENERATOR, MANIFEST, PARTS, Bundle, BundleError, Graph, Kind, Manifest
+from anomalib_gan.runtime.bundle import GENERATOR, MANIFEST, PARTS, PRIOR, Bundle, BundleError, Graph, Kind, Manifest
 from anomalib_gan.runtime.card import levels
 from anomalib_gan.runtime.image import ImageError, Picture, open_image
 from anomalib_gan.runtime.inspector import Inspector
@@ -94,6 +94,18 @@ class Detector:
     def draw(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
         """The generator's image (height, width, channels), in [0, 1], of a field of codes (1, code, h, w)."""
         return self._graph(GENERATOR, "generator")(z=z)["image"][0].transpose(1, 2, 0)
+
+    def prior(self, rows: int, columns: int, seed: int, spread: float) -> NDArray[np.float32]:
+        """A field of codes (1, code, rows, columns) as the generator draws normal images from, of `spread` times their
+        spread: by prior.onnx or, where the bundle has none, of N(0, I).
+        """
+        lost = (0, 0)
+        if self.has(PRIOR):
+            tensors, _ = self._checked(PRIOR, "prior").trace((1, self.codes(), 64, 64))
+            lost = 64 - tensors["code"].shape[2], 64 - tensors["code"].shape[3]
+        shape = 1, self.codes(), rows + lost[0], columns + lost[1]
+        z = np.random.default_rng(seed).standard_normal(shape, np.float32) * np.float32(spread)
+        return self._graph(PRIOR, "prior")(z=z)["code"] if self.has(PRIOR) else z
 
     def codes(self) -> int:
         """Channels of the generator's codes."""

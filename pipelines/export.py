@@ -18,6 +18,7 @@ from torch import nn
 from anomalib_gan import __version__, gates, terminal
 from anomalib_gan.data import Normal
 from anomalib_gan.export import (
+    Coloured,
     Drawn,
     Feed,
     Parts,
@@ -26,6 +27,7 @@ from anomalib_gan.export import (
     generator_graph,
     model_graph,
     parts_graph,
+    prior_graph,
     quantised,
 )
 from anomalib_gan.gates import LIMITS, GateError
@@ -34,6 +36,7 @@ from anomalib_gan.runtime.bundle import (
     GENERATOR,
     MODEL,
     PARTS,
+    PRIOR,
     Kind,
     Manifest,
     Precision,
@@ -66,9 +69,9 @@ def export(
 
     Before that the graph must agree with the trained model on crops of normal images, clean and spoilt: see
     `gates.LIMITS`. They are those that the run was trained on or held back, or the images of the folder `good`. `parts`
-    adds what the map is made of (None: where the model tells it), `generator` the generator. `threads` bounds the
-    processor threads. GateError: the graph is too far from the model. ValueError: the model is not exportable, or an
-    image is missing. FileExistsError: `out` exists, and is no bundle or not to be replaced.
+    adds what the map is made of (None: where the model tells it), `generator` the generator and what it draws from.
+    `threads` bounds the processor threads. GateError: the graph is too far from the model. ValueError: the model is not
+    exportable, or an image is missing. FileExistsError: `out` exists, and is no bundle or not to be replaced.
     """
     run, console = Path(run), console or terminal.plain()
     check_target(out, overwrite)
@@ -101,6 +104,9 @@ def export(
     if generator:
         graphs[GENERATOR] = generator_graph(model)
         figures["generator"] = same("generator", graphs[GENERATOR], Drawn(model), gates.codes(model))
+    if generator and getattr(model, "field", None) is not None:  # else the prior is N(0, I)
+        graphs[PRIOR] = prior_graph(model)
+        figures["prior"] = same("prior", graphs[PRIOR], Coloured(model), gates.codes(model, 17, 19))
 
     own = None if calibration is None else replace(calibration, model=manifest.hash)
     manifest = replace(manifest, gates=figures, calibration=own)
@@ -210,7 +216,7 @@ def command(
             show_default=False,
         ),
     ] = None,
-    generator: Annotated[bool, typer.Option("--generator", help="Also the generator.")] = False,
+    generator: Annotated[bool, typer.Option("--generator", help="Also the generator, and what it draws from.")] = False,
     good: Annotated[
         Path | None,
         typer.Option(

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any
 
+import bundles as graphs
 import cv2
 import numpy as np
 import pytest
@@ -346,6 +347,27 @@ def test_samples_have_the_size_that_was_asked_for_and_follow_from_the_seed(detec
     assert first.shape == (height, width, 1) and first.min() >= 0 and first.max() <= 1
     assert (explore.sampled(detector, height, width, 3) == first).all()
     assert (explore.sampled(detector, height, width, 4) != first).any()
+
+
+def test_samples_are_drawn_by_the_prior_of_a_bundle_that_has_one(detector, tmp_path) -> None:
+    plain = detector.prior(5, 6, 0, 0.5)
+    assert plain.shape == (1, detector.codes(), 5, 6) and 0.3 < plain.std() < 0.7
+    channels = detector.codes()
+    weight = np.zeros((channels, channels, 3, 3), np.float32)
+    weight[np.arange(channels), np.arange(channels)] = 1 / 9
+    nodes = [graphs.node("Conv", "z w", "mean", kernel_shape=[3, 3]), graphs.node("Add", "mean c", "code")]
+    graph = graphs.model(
+        nodes, {"w": weight, "c": np.float32(7)}, {"z": ("N", channels, "h", "w")}, outputs=["code"]
+    )  # fmt: skip
+    made = bundle.load(BUNDLE)
+    kept = {name: made.read(name) for name in made.manifest.files if name != "model.onnx"}
+    files = {"model.onnx": made.model, **kept, "prior.onnx": graph.SerializeToString()}
+    bundle.write(tmp_path / "x.bundle", made.manifest, files)
+    found = detectors.load(tmp_path / "x.bundle")
+    code = found.prior(5, 6, 0, 1.0)
+    assert code.shape == (1, channels, 5, 6) and abs(code.mean() - 7) < 0.5 and code.std() < 0.6
+    assert found.prior(5, 6, 0, 0.0) == pytest.approx(7)
+    assert explore.sampled(found, 64, 96, 0).shape[:2] == (64, 96)
 
 
 def test_between_two_images_the_ends_are_their_reconstructions(detector) -> None:

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from anomalib_gan import checkpoint, gates, models
 from anomalib_gan.export import (
+    Coloured,
     Drawn,
     TorchBackend,
     convolutions,
@@ -32,6 +33,7 @@ from anomalib_gan.export import (
     halved,
     model_graph,
     networks,
+    prior_graph,
     quantised,
 )
 from anomalib_gan.opening import open_inspector
@@ -390,6 +392,16 @@ def test_parts_and_generator_come_only_from_models_that_have_them(normal, tmp_pa
     assert gates.same_outputs(Drawn(model), OnnxGraph(graph), gates.codes(model))["image"] < 1e-6
     with pytest.raises(gates.GateError, match=r"image is .*, not below 0.0001"):
         gates.same_outputs(Drawn(Deep()), OnnxGraph(graph), gates.codes(model))
+
+    detector = models.build("fcbigan", code=3, width=8).eval()
+    detector.field.copy_(torch.randn_like(detector.field) / 20)
+    detector.code_mean.fill_(2.0)
+    prior = check_graph(prior_graph(detector), manifest(), "prior")
+    z = np.random.default_rng(0).normal(size=(2, 3, 16, 20)).astype(np.float32)
+    lost = detector.field.shape[-1] - 1
+    code = OnnxGraph(prior)(z=z)["code"]
+    assert code.shape == (2, 3, 16 - lost, 20 - lost) and abs(code.mean() - 2) < 1
+    assert gates.same_outputs(Coloured(detector), OnnxGraph(prior), gates.codes(detector, 17, 19))["code"] < 1e-6
 
     plain = train(normal, out=tmp_path / "plain", model="toy", steps=5, device="cpu")
     for missing in ({"parts": True}, {"generator": True}):

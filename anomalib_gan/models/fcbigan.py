@@ -401,6 +401,12 @@ class FCBiGAN(Model):
         """G(E(x)), brought back to the size of x."""
         return enlarge(self.G(self.E(shrink(x, self.shrink))), self.shrink)
 
+    def coloured(self, white: Tensor) -> Tensor:
+        """Codes that vary and go together as those of normal images do, (N, code, h - 2 REACH, w - 2 REACH), from white
+        noise (N, code, h, w). Not in source mode, whose prior is N(0, I).
+        """
+        return conv2d(white, self.field) + self.code_mean[:, None, None]
+
     def generate(self, z: Tensor) -> Tensor:
         """Images (N, C, H, W) in [-1, 1] from codes (N, code, h, w), without what lies below the working scale."""
         x = self.G(z)
@@ -424,7 +430,7 @@ class FCBiGAN(Model):
         """Samples before the last filter; not clipped."""
         more = 2 * (MARGIN + REACH)
         white = torch.randn(n, self.code, *(size // self.stride + more for size in (height, width))).to(self.mean)
-        x = self.generate(conv2d(white, self.field) + self.code_mean[:, None, None])
+        x = self.generate(self.coloured(white))
         x = with_grain(x, self.shrink, self.grain, self.uneven)
         begin = MARGIN * self.stride  # what lies along a padded G's edge is not drawn like the rest
         return x[..., begin : begin + height, begin : begin + width]

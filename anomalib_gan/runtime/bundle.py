@@ -6,6 +6,7 @@ read with distrust.
         model.onnx       image (N, C, H, W) raw grey levels, white -> anomaly_map (N, 1, H, W)
         parts.onnx       the same inputs -> reconstruction, code, and each component of the map
         generator.onnx   z (N, code, h, w) -> image (N, C, H, W) in [0, 1]
+        prior.onnx       z, white noise -> code, what the generator draws images like normal ones from; without it, z
         types.onnx       what is known of defects -> probabilities of their types; with types.json, see `naming`
         card/            how it was trained
 
@@ -41,6 +42,7 @@ from anomalib_gan.runtime.manifest import (
     MANIFEST_BYTES,
     MODEL,
     PARTS,
+    PRIOR,
     SCHEMA,
     TYPES,
     BundleError,
@@ -62,6 +64,7 @@ __all__ = [
     "MANIFEST",
     "MODEL",
     "PARTS",
+    "PRIOR",
     "SCHEMA",
     "TYPES",
     "Bundle",
@@ -81,7 +84,7 @@ __all__ = [
     "write",
 ]
 
-Kind = Literal["model", "parts", "generator", "types"]
+Kind = Literal["model", "parts", "generator", "prior", "types"]
 
 OPSETS = range(18, 29)  # those that the rules of `runtime.shapes` were written for
 OTHER_BYTES = 4 * 2**20  # of a graph without its weights: parsed, an empty message takes fifty times its two bytes
@@ -314,12 +317,14 @@ INPUTS: dict[Kind, tuple[str, ...]] = {
     "model": ("image", "white"),
     "parts": ("image", "white"),
     "generator": ("z",),
+    "prior": ("z",),
     "types": ("features",),
 }
 OUTPUTS: dict[Kind, set[str]] = {
     "model": {"anomaly_map"},
     "parts": {"reconstruction", "code"},  # and the components
     "generator": {"image"},
+    "prior": {"code"},
     "types": {"probabilities", "distances"},
 }
 
@@ -383,18 +388,22 @@ def _sizes(graph: Graph, manifest: Manifest) -> list[tuple[int, ...]]:
         return [(1, channels), (3, channels), (1000, channels)]
     if graph.kind == "generator":
         return [(1, channels, 1, 1), (3, channels, 7, 5), (1, channels, 64, 48)]
+    if graph.kind == "prior":
+        return [(1, channels, 16, 16), (3, channels, 23, 20), (1, channels, 64, 48)]
     far = 2048 // stride
     steps = ((1, 0, 0), (3, 2, 1), (1, far, far + 1))
     return [(n, channels, least + stride * down, least + stride * right) for n, down, right in steps]
 
 
 def _check_output(graph: Graph, name: str, found: Tensor | None, size: tuple[int, ...], channels: int) -> None:
-    n, _, *sides = size
+    n, given, *sides = size
     wanted: tuple[int | None, ...] = (n, 1, *sides)
     if graph.kind == "types":
         wanted = (n, None)
     elif graph.kind == "generator":
         wanted = (n, channels, None, None)
+    elif graph.kind == "prior":
+        wanted = (n, given, None, None)
     elif name == "reconstruction":
         wanted = (n, channels, *sides)
     elif name == "code":

@@ -18,6 +18,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 SCHEMA = 1
 MANIFEST, MODEL, PARTS, GENERATOR = "manifest.json", "model.onnx", "parts.onnx", "generator.onnx"
+PRIOR = "prior.onnx"
 HEAD, TYPES = "types.onnx", "types.json"
 SEAL = "sha256"  # the entry of manifest.json that is the digest of the others
 MANIFEST_BYTES = 8 * 2**20
@@ -251,7 +252,7 @@ def _check_listing(files: Mapping[str, File]) -> None:
 
 def cap(path: str) -> int:
     """The most bytes that a file may have."""
-    return GRAPH_BYTES if path in (MODEL, PARTS, GENERATOR) else FILE_BYTES
+    return GRAPH_BYTES if path in (MODEL, PARTS, GENERATOR, PRIOR) else FILE_BYTES
 
 
 def fingerprint(manifest: Manifest) -> str:

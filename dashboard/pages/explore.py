@@ -12,7 +12,7 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from anomalib_gan.records.access import User
-from anomalib_gan.runtime.bundle import GENERATOR, PARTS
+from anomalib_gan.runtime.bundle import GENERATOR, PARTS, PRIOR
 from dashboard.choosing import choose, detector
 from dashboard.detectors import Detector
 from dashboard.exploring import directions, inversion
@@ -73,10 +73,12 @@ def sample(chosen: Detector) -> None:
         spread = st.slider("Spread of the codes", 0.0, 1.5, 1.0, 0.05, help="1 is the prior; 0 its mean everywhere.")
     with st.spinner("Drawing ..."):
         picture = sampled(chosen, height, width, seed, spread)
-    st.caption(
-        "Drawn from codes z ~ N(0, I), one for each place, so any size goes. What lies below the detector's working "
-        "scale is left out."
+    codes = (
+        "Drawn from a field of codes that vary and go together as those of normal images do"
+        if chosen.has(PRIOR)
+        else "Drawn from codes z ~ N(0, I), one for each place"
     )
+    st.caption(f"{codes}, so any size goes. What lies below the detector's working scale is left out.")
     label = f"Sample of {width} x {height} px, seed {seed}"
     key = f"sample {chosen.manifest.hash[:16]} {height} {width} {seed} {spread}"
     viewer(Scene(key, label, toned(picture, picture)), "sample viewer")
@@ -89,8 +91,7 @@ def sampled(chosen: Detector, height: int, width: int, seed: int, spread: float 
     rows, columns = (
         -(-(size + lost) // each) + 2 * MARGIN for size, lost, each in zip((height, width), short, lattice, strict=True)
     )
-    z = np.random.default_rng(seed).standard_normal((1, chosen.codes(), rows, columns), np.float32)
-    drawn = chosen.draw(z * np.float32(spread))
+    drawn = chosen.draw(chosen.prior(rows, columns, seed, spread))
     top, left = (drawn.shape[0] - height) // 2, (drawn.shape[1] - width) // 2
     return drawn[top : top + height, left : left + width]
 
