@@ -189,13 +189,13 @@ def test_samples_are_fitted_to_the_images_and_the_map_knows_nothing_of_it():
     normals = [(0.8 * avg_pool2d(torch.randn(1, 1, 258, 322), 3, 1)).clamp(-1, 1) for _ in range(2)]
     before = model.anomaly_map(normals[0])
     model.grain.copy_(grain(normals, model.shrink))
-    model.finished(normals)
+    model.fit_samples(normals)
     assert torch.equal(model.anomaly_map(normals[0]), before)
     for height, width in ((64, 96), (256, 320)):
         drawn = model.sample(2, height, width)
         assert drawn.shape == (2, 1, height, width) and drawn.abs().max() <= 1
     assert model.uneven.any() and not torch.equal(model.finish, model.equaliser)
     state = torch.get_rng_state()
-    model.finished(normals)
+    model.fit_samples(normals)
     assert torch.equal(torch.get_rng_state(), state)
     assert not {"field", "uneven", "finish"} & set(build("fcbigan_source").state_dict())

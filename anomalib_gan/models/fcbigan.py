@@ -22,13 +22,13 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import avg_pool2d, conv2d, pad
+from torch.nn.functional import avg_pool2d, pad
 
 from anomalib_gan.contrast import AROUND, evened
 from anomalib_gan.corruption import corrupt
+from anomalib_gan.drawing import Drawing
 from anomalib_gan.edges import RINGS, along, depths
-from anomalib_gan.grain import REACH, SIDE, equaliser, field, filtered, grain, unevenness, unshrink, with_grain
-from anomalib_gan.model import About, Defective, Model, Move, Player, normals_of, refresh
+from anomalib_gan.model import About, Defective, Move, Player, normals_of, refresh
 from anomalib_gan.negatives import closer, told_apart
 from anomalib_gan.nets import (
     DenseCritic,
@@ -48,13 +48,12 @@ from anomalib_gan.scale import SIDE_OF_PATCH, working_scale
 from anomalib_gan.trunks import OfPairs
 
 SIGMAS = (2.0, 3.0, 4.0, 6.0)  # working px, among which the smoothing is found
-MARGIN = 2  # codes around a sample that are drawn and cut off
 SHARE = 0.25  # largest share of the residual in the map
 Norm = Literal["ssim", "l1", "l2"]
 Score = Literal["default", "source"]
 
 
-class FCBiGAN(Model):
+class FCBiGAN(Drawing):
     """E: image -> field of codes, G: field of codes -> image, D: (image, codes) -> an answer for every place;
     F: image at twice the working scale -> the same for fine detail, where there are such a scale and negatives.
 
@@ -118,24 +117,13 @@ class FCBiGAN(Model):
         terms = 3 if self.F is None else 4
         self.register_buffer("mean", torch.zeros(terms, RINGS + 1))  # of each on normal images, from the edge inwards
         self.register_buffer("spread", torch.ones(terms, RINGS + 1))
-        self.register_buffer("code_mean", torch.zeros(code))
+        self.natural, self.border = self.score != "source", self.D.border
+        self.register_drawing()
         self.register_buffer("code_precision", torch.eye(code))
-        self.register_buffer("equaliser", pad(torch.ones(1, 1, 1, 1), (SIDE // 2,) * 4))
-        self.register_buffer("grain", torch.zeros(1, 1, SIDE, SIDE))
-        own = self.score != "source"  # what the source has not
-        self.register_buffer("field", pad(torch.eye(code)[..., None, None], (REACH,) * 4) if own else None)
-        self.register_buffer("uneven", torch.zeros(3) if own else None)
-        self.register_buffer("finish", self.equaliser.clone() if own else None)
         self.kernel: Tensor
         self.weights: Tensor
-        self.equaliser: Tensor
-        self.grain: Tensor
-        self.field: Tensor
-        self.uneven: Tensor
-        self.finish: Tensor
         self.mean: Tensor
         self.spread: Tensor
-        self.code_mean: Tensor
         self.code_precision: Tensor
         if smoothing is not None:
             self.smoothed(smoothing)
@@ -339,22 +327,12 @@ class FCBiGAN(Model):
         self.code_precision.copy_(torch.linalg.inv(covariance + ridge * torch.eye(self.code, device=codes.device)))
         if self.score == "source":
             return  # the formula as it stands: no standardisation
-        z = torch.randn(16, self.code, 24, 24).to(self.mean)
-        self.equaliser.copy_(equaliser(self.G(z).split(1), shrunk))
-        self.grain.copy_(grain(normals, self.shrink))
+        self.fit_generator(normals, shrunk)
         fields = [self.components(x) for x in normals]
         self.standardise(fields)
         if self.smoothing is None or self.alpha is None:
             self.tune(normals, fields)
-        self.finished(normals)
-
-    def finished(self, normals: Sequence[Tensor]) -> None:
-        """Makes samples like normal images. Comes last, so that what it draws does not reach into the map."""
-        self.field.copy_(field([self.E(shrink(x, self.shrink)) for x in normals]))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.uneven.copy_(unevenness(normals, self.shrink, self.grain))
-            self.finish.copy_(equaliser(self.unfinished(4, 512, 512).split(1), normals, clipped=True))
+        self.fit_samples(normals)
 
     def standardise(self, fields: Sequence[Tensor]) -> None:
         """Mean and spread of the smoothed components of normal images, by distance from the edge."""
@@ -400,37 +378,3 @@ class FCBiGAN(Model):
     def reconstruct(self, x: Tensor) -> Tensor:
         """G(E(x)), brought back to the size of x."""
         return enlarge(self.G(self.E(shrink(x, self.shrink))), self.shrink)
-
-    def coloured(self, white: Tensor) -> Tensor:
-        """Codes that vary and go together as those of normal images do, (N, code, h - 2 REACH, w - 2 REACH), from white
-        noise (N, code, h, w). Not in source mode, whose prior is N(0, I).
-        """
-        return conv2d(white, self.field) + self.code_mean[:, None, None]
-
-    def generate(self, z: Tensor) -> Tensor:
-        """Images (N, C, H, W) in [-1, 1] from codes (N, code, h, w), without what lies below the working scale."""
-        x = self.G(z)
-        return x if self.score == "source" else unshrink(filtered(x, self.equaliser), self.shrink).clamp(-1, 1)
-
-    def sample(self, n: int, height: int, width: int) -> Tensor:
-        """Generated images, (n, C, height, width) in [-1, 1], of any size of multiples of `stride`, as codes are a
-        field: in source mode z ~ N(0, I), else a Gaussian field with the covariances of normal images' codes.
-
-        What lies below the working scale, where no network looks, is noise, as strong at each place as it is in normal
-        images beside what is fine there. A filter gives samples the mean power spectrum of normal images. `settle` fits
-        all this.
-        """
-        if self.score != "source":
-            return filtered(self.unfinished(n, height, width), self.finish).clamp(-1, 1)
-        short = 2 * self.D.border // 8  # codes that an unpadded G needs fewer of
-        z = torch.randn(n, self.code, *(size // self.stride - short for size in (height, width)))
-        return self.generate(z.to(self.mean))[..., :height, :width]
-
-    def unfinished(self, n: int, height: int, width: int) -> Tensor:
-        """Samples before the last filter; not clipped."""
-        more = 2 * (MARGIN + REACH)
-        white = torch.randn(n, self.code, *(size // self.stride + more for size in (height, width))).to(self.mean)
-        x = self.generate(self.coloured(white))
-        x = with_grain(x, self.shrink, self.grain, self.uneven)
-        begin = MARGIN * self.stride  # what lies along a padded G's edge is not drawn like the rest
-        return x[..., begin : begin + height, begin : begin + width]
