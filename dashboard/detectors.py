@@ -102,7 +102,10 @@ class Detector:
         lost = (0, 0)
         if self.has(PRIOR):
             tensors, _ = self._checked(PRIOR, "prior").trace((1, self.codes(), 64, 64))
-            lost = 64 - tensors["code"].shape[2], 64 - tensors["code"].shape[3]
+            tall, wide = tensors["code"].shape[2:]
+            if not (32 < tall <= 64 and 32 < wide <= 64):  # what is drawn together lies side by side
+                raise BundleError(f"{PRIOR} makes {tall} x {wide} codes of 64 x 64: export the bundle again")
+            lost = 64 - tall, 64 - wide
         shape = 1, self.codes(), rows + lost[0], columns + lost[1]
         z = np.random.default_rng(seed).standard_normal(shape, np.float32) * np.float32(spread)
         return self._graph(PRIOR, "prior")(z=z)["code"] if self.has(PRIOR) else z
