@@ -17,7 +17,7 @@ from dashboard.sources import Item
 from dashboard.text import defect
 from dashboard.viewer import Scene, toned, warmed
 
-KEPT_BYTES = 32 * 2**20
+KEPT_BYTES = 16 * 2**20
 """Of pictures that a session keeps, the one that is looked at always among them: twenty people at work share a PC."""
 RECONSTRUCTED = 16 * 2**20
 """Pixels up to which an image is also reconstructed, which takes as long as its map."""
