@@ -16,6 +16,7 @@ from typing import Any
 import bundles as graphs
 import cv2
 import numpy as np
+import onnx
 import pytest
 import streamlit as st
 from hypothesis import given
@@ -368,6 +369,11 @@ def test_samples_are_drawn_by_the_prior_of_a_bundle_that_has_one(detector, tmp_p
     assert code.shape == (1, channels, 5, 6) and abs(code.mean() - 7) < 0.5 and code.std() < 0.6
     assert found.prior(5, 6, 0, 0.0) == pytest.approx(7)
     assert explore.sampled(found, 64, 96, 0).shape[:2] == (64, 96)
+
+    graph.graph.node[0].attribute.append(onnx.helper.make_attribute("strides", [2, 2]))
+    bundle.write(tmp_path / "y.bundle", made.manifest, files | {"prior.onnx": graph.SerializeToString()})
+    with pytest.raises(bundle.BundleError, match="31 x 31 codes of 64 x 64"):
+        detectors.load(tmp_path / "y.bundle").prior(5, 6, 0, 1.0)
 
 
 def test_between_two_images_the_ends_are_their_reconstructions(detector) -> None:

@@ -117,7 +117,7 @@ class FCBiGAN(Drawing):
         terms = 3 if self.F is None else 4
         self.register_buffer("mean", torch.zeros(terms, RINGS + 1))  # of each on normal images, from the edge inwards
         self.register_buffer("spread", torch.ones(terms, RINGS + 1))
-        self.natural, self.border = self.score != "source", self.D.border
+        self.border = self.D.border
         self.register_drawing()
         self.register_buffer("code_precision", torch.eye(code))
         self.kernel: Tensor

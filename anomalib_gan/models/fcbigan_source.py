@@ -24,6 +24,7 @@ class SourceFCBiGAN(FCBiGAN):
     """
 
     about = About("the detector exactly as its source gives it", "Donahue et al., 2017", "implicit")
+    natural = False
     score: Score = "source"
     evens = False
     batch = 64
