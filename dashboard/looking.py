@@ -1,4 +1,4 @@
-"""One look at one image: its inspection, as the viewer shows it. The latest stay in the session."""
+"""One look at one image: its inspection, as the viewer shows it. The latest are kept, for everybody."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import streamlit as st
 from numpy.typing import NDArray
 
 from anomalib_gan.runtime.bundle import PARTS
 from anomalib_gan.runtime.inspector import Inspection
+from anomalib_gan.runtime.manifest import fingerprint
 from dashboard.detectors import Detector
+from dashboard.kept import PICTURES
 from dashboard.sources import Item
 from dashboard.text import defect
 from dashboard.viewer import Scene, toned, warmed
 
-KEPT_BYTES = 16 * 2**20
-"""Of pictures that a session keeps, the one that is looked at always among them: twenty people at work share a PC."""
 RECONSTRUCTED = 16 * 2**20
 """Pixels up to which an image is also reconstructed, which takes as long as its map."""
 
@@ -31,23 +30,15 @@ class Look:
     scene: Scene
     sha256: str | None = None  # of the file's bytes; a camera's picture has none
 
-    @property
-    def bytes(self) -> int:
-        pictures = (self.scene.image, self.scene.heat, self.scene.reconstruction)
-        encoded = sum(len(layer) for layer in self.scene.layers.values())
-        return encoded + sum(one.nbytes for one in pictures if one is not None)
-
 
 def look(detector: Detector, item: Item, reconstructed: bool = False) -> Look:
     """Inspects the image, or remembers it. ImageError, MemoryError or another ValueError says why it cannot be."""
-    kept: dict[tuple[Any, ...], Look] = st.session_state.setdefault("looks", {})
-    key = (detector, item.key)
-    if key not in kept or (reconstructed and kept[key].scene.more):
-        kept[key] = inspect(detector, item, reconstructed)
-    kept[key] = kept.pop(key)  # the latest last
-    while len(kept) > 1 and sum(one.bytes for one in kept.values()) > KEPT_BYTES:
-        kept.pop(next(iter(kept)))
-    return kept[key]
+    key = (str(detector.path), fingerprint(detector.manifest), item.key, item.stamp())
+    seen: Look | None = PICTURES.get(key)
+    if seen is None or (reconstructed and seen.scene.more):
+        seen = inspect(detector, item, reconstructed)
+        PICTURES.put(key, seen, seen.scene.bytes)
+    return seen
 
 
 def inspect(detector: Detector, item: Item, reconstructed: bool = False) -> Look:

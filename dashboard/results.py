@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import cv2
@@ -24,11 +22,9 @@ from anomalib_gan.runtime.image import open_image
 from dashboard import settings
 from dashboard.detectors import MAX_PIXELS
 from dashboard.files import RefusedPathError, locate, resolve
+from dashboard.kept import PICTURES
 from dashboard.text import defect, plain
 from dashboard.viewer import Scene, toned, warmed
-
-KEPT = 4
-"""Scenes that a session keeps."""
 
 
 def archive() -> Archive | None:
@@ -138,18 +134,25 @@ def scene(records: Archive, row: InspectionRecord) -> tuple[Scene | None, str]:
 
     The image under its map; where it cannot be read, the overlay that `score` wrote, if that has the image's size.
     """
-    kept: OrderedDict[Any, tuple[Scene | None, str]] = st.session_state.setdefault("pictures of rows", OrderedDict())
-    key = (row.id, row.scored_at)
-    if key not in kept:
-        kept[key] = _scene(records, row)
-    kept.move_to_end(key)
-    while len(kept) > KEPT:
-        kept.popitem(last=False)
-    return kept[key]
+    key = (settings.read().db, row.id, row.scored_at, _stamp(batch := batch_of(records, row), row))
+    shown: tuple[Scene | None, str] | None = PICTURES.get(key)
+    if shown is None:
+        shown = _scene(records, batch, row)
+        if shown[0] is not None and not shown[1]:  # what is missing may be mended
+            PICTURES.put(key, shown, shown[0].bytes)
+    return shown
 
 
-def _scene(records: Archive, row: InspectionRecord) -> tuple[Scene | None, str]:
-    batch = batch_of(records, row)
+def _stamp(batch: Batch, row: InspectionRecord) -> tuple[int, int] | None:
+    """Changes with the image's file; None where it is not there."""
+    try:
+        found = locate(settings.read().images, Path(batch.folder) / row.path).stat()
+    except (ValueError, OSError):
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _scene(records: Archive, batch: Batch, row: InspectionRecord) -> tuple[Scene | None, str]:
     show = partial(Scene, f"inspection {row.id} {row.scored_at.isoformat()}", f"{row.path}: {row.verdict}")
     defects = [
         ((one.top, one.left, one.bottom, one.right), defect(number, one))

@@ -38,6 +38,13 @@ class Item:
         """What an inspector takes; RefusedPathError where the path leads out of its folder."""
         return resolve(self.root, self.relative) if self.data is None else self.data
 
+    def stamp(self) -> tuple[int, int]:
+        """Changes with the file; RefusedPathError as `open`."""
+        if self.data is not None:
+            return (0, 0)
+        found = resolve(self.root, self.relative).stat()
+        return found.st_mtime_ns, found.st_size
+
 
 def uploaded(files: Sequence[Any]) -> list[Item]:
     """Items of Streamlit's uploaded files."""
@@ -98,4 +105,4 @@ def grabbed(source: str, channels: int) -> Item:
     if channels == 1 and frame.ndim == 3:
         frame = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
     now = datetime.now().astimezone()
-    return Item(f"camera {now.isoformat()}", f"camera {Path(source).name}, {now:%H:%M:%S.%f}"[:-5], frame)
+    return Item(f"camera {source} {now.isoformat()}", f"camera {Path(source).name}, {now:%H:%M:%S.%f}"[:-5], frame)

@@ -32,7 +32,8 @@ from anomalib_gan.runtime.inspector import Inspector
 from anomalib_gan.runtime.naming import Codes
 from dashboard import access, detectors, garbage, sources, viewer
 from dashboard.files import RefusedPathError, bundles, resolve
-from dashboard.looking import inspect
+from dashboard.kept import Kept
+from dashboard.looking import inspect, look
 from dashboard.pages import PAGES, explore
 from dashboard.settings import Settings
 from dashboard.sources import Item, shown
@@ -281,6 +282,46 @@ def test_a_close_look_is_answered_with_pixels_of_that_part_alone() -> None:
         assert viewer._view({"view": wrong}, scene) is None
     (picture,) = unpacked(viewer.packed({"crop": None}, {"layers": scene.crop((10, 20, 110, 220))}))[1].values()
     assert picture.shape == (100, 200)
+
+
+def test_an_image_is_inspected_once_for_all_sessions(monkeypatch) -> None:
+    detector, item = detectors.load(BUNDLE), Item("shared", "dust", DUST.read_bytes())
+    monkeypatch.setattr("dashboard.looking.PICTURES", kept := Kept())
+    with pytest.raises(RefusedPathError):
+        look(detector, Item("missing", "missing", root=str(DUST.parent), relative="missing.png"))
+    seen = look(detector, item)
+    assert look(detector, item) is seen and kept.bytes == seen.scene.bytes == sum(map(len, seen.scene.layers.values()))
+    again = look(detector, item, True)
+    assert look(detector, item) is look(detector, item, True) is again and kept.bytes == again.scene.bytes
+
+
+def test_a_file_that_changed_is_inspected_anew(tmp_path) -> None:
+    detector, file = detectors.load(BUNDLE), tmp_path / "part.png"
+    item = Item(f"file {file}", "part", root=str(tmp_path), relative="part.png")
+    scores = []
+    for path in (DUST, GOOD):
+        shutil.copy(path, file)
+        os.utime(file, (len(scores), len(scores)))
+        scores.append(look(detector, item).found.score)
+    assert scores[0] != scores[1]
+
+
+@given(some.lists(some.tuples(some.integers(0, 5), some.integers(0, 40)), min_size=1))
+def test_what_is_kept_stays_within_its_limit_and_is_the_latest(puts) -> None:
+    kept, order = Kept(60), {}
+    for key, size in puts:
+        kept.put(key, (key, size), size)
+        order.pop(key, None)
+        order[key] = size
+        there = [one for one in order if kept.get(one) is not None]
+        assert kept.bytes == sum(order[one] for one in there) <= 60
+        assert there == list(order)[-len(there) :] and kept.get(key) == (key, size)
+        dropped = list(order)[: -len(there)]
+        assert not dropped or kept.bytes + order[dropped[-1]] > 60
+        for one in dropped:
+            del order[one]
+    kept.put("large", 1, 1000)
+    assert kept.bytes == 1000 and kept.get("large") == 1 and kept.get(puts[-1][0]) is None
 
 
 # --- verdicts ------------------------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ from dashboard.verdicts import banner, gauge
 from dashboard.viewer import JUDGEMENTS, Box, Event, Scene, viewer, wanted
 
 WORDS = {"accept": "accepted", "reject": "rejected"}
+SHOWN = 20
+"""Scenes of a session whose keys and clicks may still be on their way."""
 
 
 def page(user: User) -> None:
@@ -48,10 +50,7 @@ def page(user: User) -> None:
     with right:
         focus = report(chosen, item, seen)
         row = recorded(user, seen)
-    boxes: list[Box] = st.session_state.setdefault("boxes", {}).setdefault(item.key, [])
-    seen.scene.marks = tuple(boxes)
-    st.session_state.setdefault("scenes", {})[seen.scene.key] = item.key
-    st.session_state.setdefault("rows", {})[seen.scene.key] = row
+    remember(seen.scene.key, item.key, row)
     with left:
         viewer(
             seen.scene,
@@ -60,6 +59,7 @@ def page(user: User) -> None:
             steps=len(items) > 1,
             judging=JUDGEMENTS,
             drawing=True,
+            marks=st.session_state.get("boxes", {}).get(item.key, ()),
             focus=focus,
         )
 
@@ -84,6 +84,15 @@ def position(items: list[Item]) -> int:
     return int(st.session_state["at"])
 
 
+def remember(scene: str, key: str, row: InspectionRecord | None) -> None:
+    """Which image the scene shows, and what the records hold of it, for what is done in it."""
+    shown: dict[str, tuple[str, InspectionRecord | None]] = st.session_state.setdefault("shown", {})
+    shown.pop(scene, None)
+    shown[scene] = key, row
+    if len(shown) > SHOWN:
+        del shown[next(iter(shown))]
+
+
 def step(by: int, count: int) -> None:
     go_to((st.session_state.get("at", 0) + by) % count)
 
@@ -101,13 +110,14 @@ def take(user: User, count: int, event: Event) -> None:
     if event.kind in ("next", "previous"):
         step(1 if event.kind == "next" else -1, count)
         return
-    key = st.session_state.get("scenes", {}).get(event.scene)
-    if key is None:  # no image that this session has shown
+    shown = st.session_state.get("shown", {}).get(event.scene)
+    if shown is None:  # no image that this session has shown
         return
+    key, row = shown
     if event.box is not None:
         st.session_state.setdefault("boxes", {}).setdefault(key, []).append(event.box)
     else:
-        decide(user, key, event.kind, st.session_state["rows"].get(event.scene))
+        decide(user, key, event.kind, row)
 
 
 def decide(user: User, key: str, decision: str, row: InspectionRecord | None) -> None:

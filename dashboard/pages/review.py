@@ -13,7 +13,7 @@ from anomalib_gan.records.schema import InspectionRecord, ReviewRecord
 from dashboard.results import archive, batch_of, is_whole, local, said, scene
 from dashboard.text import area, plain
 from dashboard.verdicts import banner
-from dashboard.viewer import Box, Event, Judgement, Scene, viewer
+from dashboard.viewer import Event, Judgement, Scene, viewer
 
 QUEUED = 200
 """Images of the queue that are listed at a time, the newest; the next ones come up as these are reviewed."""
@@ -63,8 +63,6 @@ def page(user: User) -> None:
                 st.warning(plain(missing).replace("\\`", "`"))
         drawable = shown is not None and is_whole(shown, row)
         shown = shown or nothing(row)
-        boxes: list[Box] = st.session_state.setdefault("boxes", {}).setdefault(shown.key, [])
-        shown.marks = tuple(boxes)
         viewer(
             shown,
             "review viewer",
@@ -72,6 +70,7 @@ def page(user: User) -> None:
             steps=len(rows) > 1,
             judging=judgements(row.verdict),
             drawing=drawable,
+            marks=st.session_state.get("boxes", {}).get(shown.key, ()),
             height="clamp(300px, calc(100vh - 250px), 1400px)",
         )
 

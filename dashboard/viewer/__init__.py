@@ -12,8 +12,8 @@ import json
 import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, cached_property, lru_cache
+from dataclasses import InitVar, dataclass, field
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -63,62 +63,58 @@ JUDGEMENTS = (
 
 @dataclass(eq=False)
 class Scene:
-    """What the viewer shows. All arrays have one height and width; colours are in the order red, green, blue.
+    """What the viewer shows; sessions share it. All arrays have one height and width; colours are red, green, blue.
 
     key: names the scene in events. image: (height, width[, 3]) tones of `toned`. heat: levels of `warmed`, scale: the
     map's on normal images. reconstruction: as the image, `more`: it comes when it is `wanted`; `without`: why there is
-    none.
+    none. The arrays are encoded at once, and stay only where a closer look needs them.
     """
 
     key: str
     label: str  # for who cannot see the picture
-    image: Bytes
-    heat: Bytes | None = None
+    image: InitVar[Bytes]
+    heat: InitVar[Bytes | None] = None
     scale: tuple[float, float] | None = None
-    reconstruction: Bytes | None = None
+    reconstruction: InitVar[Bytes | None] = None
     more: bool = False
     without: str = ""
     defects: Sequence[tuple[Box, str]] = ()
-    marks: Sequence[Box] = ()
-    crops: dict[Box, _Layers] = field(default_factory=dict, init=False, repr=False)
+    size: tuple[int, int] = field(init=False)  # height, width
+    layers: _Layers = field(init=False, repr=False)
+    stamp: str = field(init=False)  # tells the browser whether the layers are those that it has decoded already
+    _arrays: dict[str, Bytes] = field(init=False, repr=False)
 
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.image.shape[0], self.image.shape[1]
+    def __post_init__(self, image: Bytes, heat: Bytes | None, reconstruction: Bytes | None) -> None:
+        self.size = (image.shape[0], image.shape[1])
+        given = {"image": image, "reconstruction": reconstruction, "heat": heat}
+        self._arrays = {name: one for name, one in given.items() if one is not None}
+        self.layers = self.crop((0, 0, *self.size))
+        digest = hashlib.sha256()
+        for name, data in self.layers.items():
+            digest.update(f"{name} {len(data)} ".encode())
+            digest.update(data)
+        self.stamp = digest.hexdigest()[:16]
+        if self.step == 1:
+            self._arrays = {}
 
     @property
     def step(self) -> int:
         """By which whole number the image is reduced."""
         return reduction(*self.size)
 
-    @cached_property
-    def layers(self) -> _Layers:
-        return self._layers((0, 0, *self.size))
-
-    @cached_property
-    def stamp(self) -> str:
-        """Tells the browser whether the layers are those that it has decoded already."""
-        digest = hashlib.sha256()
-        for name, data in self.layers.items():
-            digest.update(f"{name} {len(data)} ".encode())
-            digest.update(data)
-        return digest.hexdigest()[:16]
+    @property
+    def bytes(self) -> int:
+        return sum(map(len, self.layers.values())) + sum(one.nbytes for one in self._arrays.values())
 
     def crop(self, box: Box) -> _Layers:
-        if box not in self.crops:
-            self.crops.clear()  # one is looked at
-            self.crops[box] = self._layers(box)
-        return self.crops[box]
-
-    def _layers(self, box: Box) -> _Layers:
+        """The layers of a part of a reduced image, itself reduced where it is large."""
         top, left, bottom, right = box
         step = reduction(bottom - top, right - left)
-        inside = slice(top, bottom), slice(left, right)
-        layers = {"image": png(mean_of(self.image[inside], step))}
-        if self.reconstruction is not None:
-            layers["reconstruction"] = png(mean_of(self.reconstruction[inside], step))
-        if self.heat is not None:
-            layers["heat"] = png(largest_of(self.heat[inside], step))
+        layers = {}
+        for name, one in self._arrays.items():
+            part = one[top:bottom, left:right]
+            layers[name] = png(largest_of(part, step) if name == "heat" else mean_of(part, step))
+        if "heat" in layers:
             layers["colours"] = colours()
         return layers
 
@@ -232,13 +228,15 @@ def viewer(
     steps: bool = False,
     judging: Sequence[Judgement] = (),
     drawing: bool = False,
+    marks: Sequence[Box] = (),
     focus: tuple[int, Box] | None = None,
     height: str = "clamp(300px, calc(100vh - 170px), 1400px)",
 ) -> None:
     """Shows the scene. `take` is called with each event, before the page is run again, each once and in order.
 
     steps: there are images to go to, by n and p. judging: what can be said of it. drawing: boxes can be drawn.
-    focus: (a number that changes with every wish, the box to look at). height: of the picture, in CSS.
+    marks: boxes that were. focus: (a number that changes with every wish, the box to look at). height: of the picture,
+    in CSS.
     """
     header: dict[str, Any] = {
         "image": scene.key,
@@ -251,7 +249,7 @@ def viewer(
         "more": scene.more,
         "without": scene.without,
         "defects": [{"box": box, "text": text} for box, text in scene.defects],
-        "marks": list(scene.marks),
+        "marks": list(marks),
         "keys": take is not None,
         "steps": steps,
         "judging": [one._asdict() for one in judging],
@@ -262,7 +260,7 @@ def viewer(
     }
     groups = {"layers": scene.layers}
     if scene.step > 1 and (box := _view(st.session_state.get(key), scene)) is not None:
-        header["crop"], groups["crop"] = box, scene.crop(box)
+        header["crop"], groups["crop"] = box, _crop(scene, box, key)
 
     def changed() -> None:
         for event in _fresh(key, st.session_state.get(key)):
@@ -277,6 +275,16 @@ def viewer(
         on_wanted_change=_nothing,
         default={"log": None},
     )
+
+
+def _crop(scene: Scene, box: Box, key: str) -> _Layers:
+    """The layers of the part that is looked at; the session keeps those of the last one."""
+    kept = st.session_state.get(f"{key} crop")
+    if kept is None or kept[0] != (scene.stamp, box):
+        kept = (scene.stamp, box), scene.crop(box)
+        st.session_state[f"{key} crop"] = kept
+    layers: _Layers = kept[1]
+    return layers
 
 
 def wanted(key: str) -> bool:
