@@ -22,8 +22,9 @@ from anomalib_gan.corruption import corrupt, corrupt_held_out
 from anomalib_gan.data import Normal, normal_files, read_normals
 from anomalib_gan.export import Feed, optional, quantised
 from anomalib_gan.model import Model
-from anomalib_gan.runtime.bundle import Manifest, Precision, check_graph
+from anomalib_gan.runtime.bundle import Manifest, Precision
 from anomalib_gan.runtime.calibration import Calibration
+from anomalib_gan.runtime.graphs import check_graph
 from anomalib_gan.runtime.image import ImageError, open_image
 from anomalib_gan.runtime.inspector import Backend, Inspection, Inspector
 from anomalib_gan.runtime.session import OnnxGraph

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import torchvision  # type: ignore[import-untyped]
 
 from anomalib_gan import __version__
 from anomalib_gan.data import Normal, fingerprint, pixel_size
+from anomalib_gan.machine import processor, processors
 from anomalib_gan.model import Spec
 
 
@@ -70,4 +70,4 @@ def now() -> str:
 def machine(device: torch.device) -> dict[str, Any]:
     """What the figures of the card were reached on."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count(), "gpu": gpu}
+    return {"system": platform.platform(), "processor": processor(), "cores": processors(), "gpu": gpu}

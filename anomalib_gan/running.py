@@ -4,147 +4,38 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from anomalib_gan import augmenting, checkpoint, data, models, monitor, painting, plots
-from anomalib_gan.export import usable
 from anomalib_gan.model import Labelled, Model, Spec
 from anomalib_gan.run_card import begun, described, folders, now
+from anomalib_gan.run_settings import Place, Settings
+from anomalib_gan.run_views import LOOKED_SIDE, maps_of, middle, sliced, spread, views
 from anomalib_gan.runtime.calibrating import SPLIT
 from anomalib_gan.runtime.card import CARD
-from anomalib_gan.runtime.files import read_json, write_bytes, write_json
+from anomalib_gan.runtime.files import write_bytes, write_json
 from anomalib_gan.specs import complete
 from anomalib_gan.starting import Reviewed, Start
 from anomalib_gan.training import READ_EVERY, Progress, Trainer, derive_seed
 from anomalib_gan.volumes import read_stack
 
-MINUTES = 18.0
-JITTER = 0.1
-ZOOM = 0.0
 MEASURED = (10, 30)  # rounds between which, at least, the speed is measured that the plan rests on
 MEASURING = (0.02, 0.05)  # share of the budget that this takes at least and at most: the pace varies
-RESERVE = (
-    12.0,
-    0.05,
-)  # kept free at the end for settling and pictures: seconds and share of the budget, the larger one
+RESERVE = (12.0, 0.05)  # kept free at the end for settling and pictures: seconds and share, the larger one
 MOMENTS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of the training at which a row of samples is drawn, besides step 1
 SAMPLES = 8
-LOOKED_PIXELS = 2**24
-LOOKED_SIDE = 2048  # px, the largest side that is taken of each
-LOOKED_CUBE = 96  # the same of volumes, in voxels
 LISTED = 10  # reviewed images that are named one by one
-PICTURED = 256  # px, side of the patches in reconstructions.png
 HISTORY = "history.jsonl"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the user chose, as the card keeps it; a run that is resumed goes on with those it began with.
-
-    The length is `steps`, or else what fits into `minutes`, one of which is None. `info_bar`, `bits` and `white` are
-    those of `open_image`, `params` keywords of the model's constructor. `init_from` is the run whose weights the
-    training begins with, `reviewed` what `starting.Reviewed` holds, `to` the folder of what a translator's images are
-    to become. `augment_with` is the run that feeds the training, a share of each batch, `compare_with` one to hold it
-    against, `defects` a folder of images with defects and masks: see `augmenting`. ValueError for lengths that cannot
-    be.
-    """
-
-    model: str
-    params: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    minutes: float | None = MINUTES
-    steps: int | None = None
-    device: str = "auto"
-    threads: int | None = None
-    info_bar: Literal["auto"] | int = "auto"
-    bits: int | None = None
-    white: float | None = None
-    flips: bool = True
-    jitter: float = JITTER
-    zoom: float = ZOOM
-    init_from: str | None = None
-    reviewed: dict[str, Any] | None = None
-    to: str | None = None
-    augment_with: str | None = None
-    augment_share: float = augmenting.SHARE
-    compare_with: str | None = None
-    defects: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"{self.steps} steps are not possible: give at least 1")
-        if self.minutes is not None and self.minutes <= 0:
-            raise ValueError(f"{self.minutes} minutes are not possible: give more than 0")
-        if not 0 <= self.zoom <= 1:
-            raise ValueError(f"a zoom of {self.zoom} is not possible: give 0 to 1")
-
-    def threaded(self) -> Settings:
-        """These, with the number of threads that torch computes with from now on: that asked for, or its own."""
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        return replace(self, threads=torch.get_num_threads())
-
-    def for_run(self, run: Path, *, resume: bool, dry_run: bool) -> Settings | None:
-        """These, or of an interrupted run that is resumed its own; None where that is finished.
-
-        FileExistsError where `run` is a file, or holds a run that is to be neither resumed nor only looked at.
-        """
-        if (run / CARD).exists() or (run / checkpoint.NAME).exists():
-            if resume:
-                card, known = read_json(run / CARD), {one.name for one in fields(self)}
-                stored = {name: value for name, value in card["settings"].items() if name in known}
-                return Settings(**stored) if card["duration_s"] is None else None
-            if not dry_run:
-                raise FileExistsError(f"{run} holds a run already: continue it with --resume, or choose another --out")
-        elif run.exists() and not run.is_dir():
-            raise FileExistsError(f"{run} is a file: choose another --out")
-        return self
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where this process computes, and its number among how many."""
-
-    device: torch.device
-    rank: int = 0
-    world: int = 1
-
-    def told(self, settings: Settings, net: Model) -> dict[str, Any]:
-        """The settings as the card keeps them, with what came of them here."""
-        return {**asdict(settings), "batch": net.batch * self.world, "processes": self.world}
-
-
-@contextmanager
-def processes(device: str) -> Iterator[Place]:
-    """The device; under torchrun this process also joins the others."""
-    kind = usable(device)
-    if kind.startswith("cuda"):
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True  # patches have one size
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Place(torch.device(kind))
-        return
-    if kind == "cuda":
-        kind = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(kind)
-    dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
-    try:
-        yield Place(torch.device(kind), dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
 
 
 @dataclass
@@ -527,60 +418,6 @@ def told_held(held: Sequence[data.Held], things: str = "images") -> str:
     """What is held back, in words."""
     whole = [one for one in held if one.box is None]
     return f"{len(whole)} whole {things}" if whole else f"a strip of {len(held)} {things}"
-
-
-def spread(items: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` of the items, evenly spread."""
-    return [items[k] for k in sorted({round(k) for k in np.linspace(0, len(items) - 1, min(count, len(items)))})]
-
-
-def views(regions: Sequence[Tensor], model: Model, device: torch.device) -> list[Tensor]:
-    """Some of the regions, evenly spread, as (1, C, H, W) in [-1, 1]: the middle up to LOOKED_SIDE, or LOOKED_CUBE.
-
-    As many as the model looks at, or as have LOOKED_PIXELS together, but not under eight for that.
-    """
-    side = LOOKED_SIDE if model.dim == 2 else LOOKED_CUBE
-    largest = max((min(region[0].numel(), side**model.dim) for region in regions), default=1)
-    count = min(model.looked_at, max(8, LOOKED_PIXELS // largest))
-    found = []
-    for region in spread(regions, count):
-        wanted = [min(size, side) // model.stride * model.stride for size in region.shape[1:]]
-        begins = [(size - want) // 2 for size, want in zip(region.shape[1:], wanted, strict=True)]
-        middle = tuple(slice(begin, begin + want) for begin, want in zip(begins, wanted, strict=True))
-        x = data.signed(region[(slice(None), *middle)].to(device))
-        found.append(x.expand(model.channels, *wanted)[None].contiguous())
-    return found
-
-
-@torch.no_grad()
-def maps_of(model: Model, images: Sequence[Tensor]) -> tuple[list[Tensor], list[float]]:
-    """The maps of normal images, and their fixed scale [low, high]; a FloatingPointError where one is not finite."""
-    maps = [model.anomaly_map(x).float().cpu() for x in images]
-    values = torch.cat([one.flatten() for one in maps]).numpy()
-    if not np.isfinite(values).all():
-        raise FloatingPointError("the map of a normal image is not finite: train with another seed or learning rate")
-    return maps, [float(q) for q in np.percentile(values, (1, 99.9))]
-
-
-@torch.no_grad()
-def middle(x: Tensor, found: Tensor, model: Model) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """The middle PICTURED pixels of an image (C, h, w), of its reconstruction, where the model has one, and its map; of
-    volumes the middle slice.
-    """
-    reconstruct = getattr(model, "reconstruct", None)
-    again = None if reconstruct is None else reconstruct(x)
-    top, left = (max(0, side - PICTURED) // 2 for side in x.shape[-2:])
-
-    def cut(picture: Tensor) -> np.ndarray:
-        shown = sliced(picture, model.dim)[..., top : top + PICTURED, left : left + PICTURED]
-        return shown.float().cpu().numpy()
-
-    return cut(x[0]), None if again is None else cut(again[0]), cut(found[0, 0])
-
-
-def sliced(x: Tensor, dim: int) -> Tensor:
-    """Of volumes (..., D, H, W), which have dim 3, the middle slice (..., H, W); images as they are."""
-    return x[..., x.shape[-3] // 2, :, :] if dim == 3 else x
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

@@ -1,60 +1,37 @@
 """How fast a detector is on this machine and what it needs: what `anomalib-gan benchmark speed` measures.
 
-Every figure comes from a fresh process, `python -m anomalib_gan.speed TASK ARGUMENTS`, so that peak memory is that of
-one measurement and threads are as they should be. Nothing else may run on the machine meanwhile.
+Every figure comes from a fresh process, a task of `speed_tasks`, so that peak memory is that of one measurement and
+threads are as they should be. Nothing else may run on the machine meanwhile.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import platform
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import partial
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-import cv2
-import numpy as np
-import tifffile
-from numpy.typing import NDArray
-
+from anomalib_gan.machine import GIB, free_memory, machine, processors
 from anomalib_gan.opening import is_bundle, open_inspector
-from anomalib_gan.runtime.bundle import Graph, Manifest, Precision, check_graph, load, read_manifest
+from anomalib_gan.runtime.bundle import Manifest, Precision, load, read_manifest
 from anomalib_gan.runtime.files import write_bytes
-from anomalib_gan.runtime.image import Picture
-from anomalib_gan.runtime.inspector import Backend, Inspector
-from anomalib_gan.runtime.shapes import Node, Program
-from anomalib_gan.runtime.tiling import Grid
+from anomalib_gan.runtime.graphs import Graph, check_graph
+from anomalib_gan.speed_images import Image, Size, adapted, images_for, write_large
+from anomalib_gan.speed_tasks import LEAST, SpeedError, fresh
 
-Size = tuple[int, int]
-"""Height and width in px."""
-Image = NDArray[np.uint8]
-"""(height, width, channels), white = 255."""
 Say = Callable[[str], None]
 Told = dict[str, Any]
 
-GIB = 2**30
 EAGER = "PyTorch eager"
-LEAST, MOST = 3, 1000  # calls of a row
 STARTUP = 2.0  # seconds that a process takes before it measures, about
 SCORED: Size = (696, 1024)
 LARGE = 20_000
-TILE = 256
-PICTURES = 8
-
-
-class SpeedError(ValueError):
-    """Something could not be measured."""
 
 
 @dataclass(frozen=True)
@@ -288,7 +265,7 @@ def peaks_wanted(plan: Plan) -> dict[str, Told]:
 
 def scoring(path: Path, device: str, plan: Plan, pictures: Sequence[Image], scratch: Path) -> Told:
     """`score` on `plan.images` images that differ: see `score`."""
-    folder = images_for(path, plan, pictures, scratch)
+    folder = images_for(path, plan.images, plan.scored, pictures, scratch)
     return run_score(path, device, plan, folder, scratch, min(3.0, 60 * plan.minutes)) | {"size": plan.scored}
 
 
@@ -309,7 +286,7 @@ def single(
     path: Path, device: str, plan: Plan, pictures: Sequence[Image], scratch: Path, command: Sequence[str]
 ) -> Told:
     """One image from the bytes of its file to verdict and defects: in a warm process and as a cold command."""
-    image = min(images_for(path, plan, pictures, scratch).iterdir())
+    image = min(images_for(path, plan.images, plan.scored, pictures, scratch).iterdir())
     here: Told = {"path": str(path), "device": device, "threads": plan.threads[-1]}
     warm = fresh("warm", **here, image=str(image), seconds=min(3.0, 60 * plan.minutes))
     new = Path(tempfile.mkdtemp(prefix="new-", dir=scratch))
@@ -332,353 +309,3 @@ def match(origin: dict[str, Graph], run: str) -> Graph | None:
     """The graph of a bundle that was exported from the run whose model has this hash."""
     names = [run, *(sha256(f"{run} {precision}".encode()).hexdigest() for precision in get_args(Precision))]
     return next((origin[name] for name in names if name in origin), None)
-
-
-# --- the machine -----------------------------------------------------------------------------------------------------
-
-
-def machine() -> Told:
-    """What the figures were taken on."""
-    gpu = run_tool("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
-    return {
-        "processor": processor(),
-        "cores": processors(),
-        "gpu": gpu.splitlines()[0] if gpu else None,
-        "system": platform.system(),
-        "date": str(datetime.now(UTC).date()),
-    }
-
-
-def processor() -> str:
-    with_names = Path("/proc/cpuinfo")
-    names = (
-        [line for line in with_names.read_text().splitlines() if line.startswith("model name")]
-        if with_names.exists()
-        else []
-    )
-    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
-
-
-def processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def free_memory() -> float:
-    """Bytes; a guess where the system does not tell."""
-    told = Path("/proc/meminfo")
-    for line in told.read_text().splitlines() if told.exists() else ():
-        if line.startswith("MemAvailable:"):
-            return float(line.split()[1]) * 1024
-    return 8.0 * GIB
-
-
-def peak_memory() -> int | None:
-    """The most bytes of memory that this process held at a time; None where the system does not tell."""
-    told = Path("/proc/self/status")  # unlike getrusage it forgets what the process was started from
-    for line in told.read_text().splitlines() if told.exists() else ():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def gpu_memory(device: str) -> int | None:
-    """Bytes in use on a GPU, by whomever."""
-    index = device.partition(":")[2] or "0"
-    told = run_tool("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", f"--id={index}")
-    return int(told.split()[0]) * 2**20 if told and told.split()[0].isdecimal() else None
-
-
-def run_tool(*command: str) -> str | None:
-    """What a program prints; None where it is not there or fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-# --- images ----------------------------------------------------------------------------------------------------------
-
-
-def read_pictures(files: Sequence[Path], opener: Callable[[Path], Picture]) -> list[Image]:
-    """At most PICTURES of the files, evenly spread, in 8 bits."""
-    found = []
-    for index in sorted({round(k) for k in np.linspace(0, len(files) - 1, PICTURES)}) if files else ():
-        with opener(files[index]) as picture:
-            grey = picture.rows(0, picture.content).astype(np.float32) * (255 / picture.white)
-        found.append(np.rint(grey.clip(0, 255)).astype(np.uint8))
-    return found
-
-
-@lru_cache
-def channels_of(path: Path) -> int:
-    return open_inspector(path, device="cpu").backend.channels
-
-
-def adapted(image: Image, path: Path) -> Image:
-    """The image as a detector takes it: grey, or with three channels."""
-    channels = channels_of(path)
-    return image.mean(-1, keepdims=True).astype(np.uint8) if channels == 1 else np.repeat(image, 3 // image.shape[2], 2)
-
-
-def images_for(path: Path, plan: Plan, pictures: Sequence[Image], scratch: Path) -> Path:
-    """A folder of `plan.images` 8-bit PNG images, each another piece of a picture continued by reflection."""
-    folder = scratch / f"images-{channels_of(path)}"
-    for number in range(0 if folder.exists() else plan.images):
-        image = adapted(pictures[number % len(pictures)], path)
-        piece = mirrored(image, 37 * number, 53 * number, *plan.scored)[:, :, ::-1]  # OpenCV's order of channels
-        encoded, data = cv2.imencode(".png", np.ascontiguousarray(piece))
-        assert encoded
-        write_bytes(folder / f"{number:04}.png", data.tobytes())
-    return folder
-
-
-def write_large(image: Image, path: Path, size: Size) -> None:
-    """An 8-bit TIFF in uncompressed tiles, written tile by tile."""
-    height, width = size
-
-    def tiles() -> Iterator[Image]:
-        for top in range(0, height, TILE):
-            band = mirrored(image, top, 0, TILE, width + TILE)
-            for left in range(0, width, TILE):
-                yield band[:, left : left + TILE].squeeze()
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    colour = image.shape[2] == 3
-    tifffile.imwrite(
-        path, tiles(), shape=(*size, 3) if colour else size, dtype=np.uint8, tile=(TILE, TILE), metadata=None,
-        photometric="rgb" if colour else "minisblack",
-    )  # fmt: skip
-
-
-def mirrored(image: Image, top: int, left: int, height: int, width: int) -> Image:
-    """A piece of the image continued by reflection in all directions."""
-
-    def places(start: int, count: int, length: int) -> NDArray[np.int64]:
-        place = np.arange(start, start + count) % (2 * length)
-        return np.minimum(place, 2 * length - 1 - place)
-
-    rows = image[places(top, height, image.shape[0])]
-    return np.ascontiguousarray(rows[:, places(left, width, image.shape[1])])
-
-
-# --- tasks, each in a process of its own -----------------------------------------------------------------------------
-
-
-def fresh(task: str, *, threads: int = 0, **arguments: Any) -> Told:
-    """The answer of a task of TASKS from a new process, in which all libraries use `threads` threads.
-
-    SpeedError: it failed, with the reason in a line.
-    """
-    environment = dict(os.environ)
-    if threads:
-        told = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-        environment.update(told)
-        arguments["threads"] = threads
-    command = [sys.executable, "-m", "anomalib_gan.speed", task, json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
-        killed = ": killed, most likely for its memory" if done.returncode < 0 else ""
-        raise SpeedError(f"could not be measured ({lines[-1][:300]}{killed})")
-    answer: Told = json.loads(done.stdout.strip().splitlines()[-1])
-    return answer
-
-
-def timed(call: Callable[[], Any], seconds: float) -> list[float]:
-    """How long each call took, after one or more that are not counted; LEAST calls, and more while there is time."""
-    spent: list[float] = []
-    warm = time.perf_counter() + seconds / 5
-    call()
-    while time.perf_counter() < warm:
-        call()
-    end = time.perf_counter() + seconds
-    while len(spent) < LEAST or (time.perf_counter() < end and len(spent) < MOST):
-        begin = time.perf_counter()
-        call()
-        spent.append(time.perf_counter() - begin)
-    return spent
-
-
-def row(*, path: str, device: str, threads: int, batch: int, size: Sequence[int], seconds: float) -> Told:
-    """Inference alone, from an array of grey levels to the map: median and 95th percentile of the calls in seconds.
-
-    With `batch` 0, one 8-bit image through the Inspector: tiles, score and all. "padded": the size that the network
-    sees; "peak_bytes": of the process; "device_bytes": what was taken on the GPU, None elsewhere; "hash": the model's.
-    """
-    used = gpu_memory(device) if device != "cpu" else None
-    backend = open_inspector(path, device=device, threads=threads, calibrated=False).backend
-    height, width = size
-    padded = padded_size(backend, height, width)
-    drawn = np.random.default_rng(0).integers(0, 256, (max(batch, 1), backend.channels, *padded), dtype=np.uint8)
-    if batch:
-        images = drawn.astype(np.float32)
-        spent = timed(lambda: backend(images, 255.0), seconds)
-    else:
-        inspector = Inspector(backend)
-        image = np.ascontiguousarray(np.moveaxis(drawn[0, :, :height, :width], 0, -1))
-        spent = timed(lambda: inspector(image), seconds)
-    after = gpu_memory(device) if device != "cpu" else None
-    return {
-        **percentiles(spent),
-        "pixels": max(batch, 1) * height * width,
-        "padded": list(padded),
-        "peak_bytes": peak_memory(),
-        "device_bytes": None if used is None or after is None else after - used,
-        "place": backend.device,
-        "hash": backend.hash,
-    }
-
-
-def padded_size(backend: Backend, height: int, width: int) -> Size:
-    """What the network is given for an image that fits into one tile."""
-    tall, wide = Grid(max(height, width, backend.stride), 0, backend.stride).padded(height, width)
-    return max(tall, backend.smallest), max(wide, backend.smallest)
-
-
-def score(*, path: str, folder: str, out: str, device: str, threads: int, size: Sequence[int], seconds: float) -> Told:
-    """A folder through `score_folder` with default outputs, and inference alone just before and after it."""
-    from anomalib_gan.records.scoring import score_folder
-
-    inspector = open_inspector(path, device=device, threads=threads, spin=False)  # as the command opens it
-    backend = open_inspector(path, device=device, threads=threads).backend
-    shape = (1, backend.channels, *padded_size(backend, size[0], size[1]))
-    images = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
-    pure = timed(lambda: backend(images, 255.0), seconds) if seconds else []
-    begin = time.perf_counter()
-    outcome = score_folder(inspector, folder, out)
-    spent = time.perf_counter() - begin
-    pure += timed(lambda: backend(images, 255.0), seconds) if seconds else []
-    if invalid := outcome.counts["invalid"]:
-        raise SpeedError(f"{invalid} of the images are invalid: see what `score` says of images like them")
-    return {
-        "images": sum(outcome.counts.values()),
-        "seconds": spent,
-        "parts_s": outcome.seconds,
-        "pure_s": float(np.median(pure)) if pure else None,
-        "peak_bytes": peak_memory(),
-        "place": backend.device,
-    }
-
-
-def warm(*, path: str, image: str, device: str, threads: int, seconds: float) -> Told:
-    """One image from the bytes of its file to verdict and defects, again and again: the times, and their parts."""
-    inspector = open_inspector(path, device=device, threads=threads)
-    data = Path(image).read_bytes()
-    timing: list[dict[str, float]] = []
-    spent = timed(lambda: timing.append(inspector(data).timing), seconds)
-    parts = {part: float(np.median([one[part] for one in timing[-len(spent) :]])) for part in timing[0]}
-    return {**percentiles(spent), "parts_s": parts, "place": inspector.backend.device}
-
-
-def percentiles(spent: Sequence[float]) -> Told:
-    return {"median_s": float(np.median(spent)), "p95_s": float(np.percentile(spent, 95)), "calls": len(spent)}
-
-
-MATMUL = (  # as ONNX: image = z @ z, both (N, 1, n, n)
-    b'\x08\x08\x12\x00:I\n\x15\n\x01z\n\x01z\x12\x05image"\x06MatMul\x12\x01gZ\x1e\n\x01z\x12\x19\n\x17\x08\x01\x12\x13'
-    b"\n\x03\x12\x01N\n\x02\x08\x01\n\x03\x12\x01h\n\x03\x12\x01wb\r\n\x05image\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x12"
-)
-
-
-def onnx_matmul(device: str, threads: int) -> Callable[[NDArray[np.float32]], Any]:
-    """A product of matrices by what runs bundles."""
-    from anomalib_gan.runtime.session import OnnxGraph
-
-    program = Program((Node("MatMul", ("z", "z"), ("image",), {}),), {})
-    graph = OnnxGraph(
-        Graph("generator", MATMUL, program, (None, 1, None, None), ("image",), 1), device=device, threads=threads
-    )
-    return lambda matrix: graph(z=matrix[None, None])
-
-
-def peak(*, device: str, threads: int, side: int, repeats: int = 5) -> dict[str, float]:
-    """Best of `repeats` products of two square matrices, in GFLOP/s by library.
-
-    On the processor in float32; on a GPU in float32 and float16 by torch, and "copy", the bandwidth of a copy within
-    its memory in GB/s.
-    """
-    work = 2 * side**3 / 1e9
-
-    def best(call: Callable[[], Any], loops: int = 1) -> float:
-        call()
-        spent = []
-        for _ in range(repeats):
-            begin = time.perf_counter()
-            call()
-            spent.append((time.perf_counter() - begin) / loops)
-        return min(spent)
-
-    if device != "cpu":
-        return gpu_peak(device, side, work, best)
-    a = np.random.default_rng(0).normal(size=(side, side)).astype(np.float32)
-    multiply = onnx_matmul(device, threads)
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
-    found = {"ONNX Runtime": work / best(lambda: multiply(a)), f"numpy ({blas})": work / best(lambda: a @ a)}
-    if importlib.util.find_spec("torch"):
-        import torch
-
-        torch.set_num_threads(threads)
-        b = torch.from_numpy(a)
-        found["torch"] = work / best(lambda: b @ b)
-    return found
-
-
-def gpu_peak(device: str, side: int, work: float, best: Callable[..., float]) -> dict[str, float]:
-    if not importlib.util.find_spec("torch"):
-        raise SpeedError("the peak of a GPU is measured with torch, which is not installed")
-    import torch
-
-    loops = 10
-    found = {}
-
-    def repeated(call: Callable[[], Any]) -> Callable[[], None]:
-        def several() -> None:
-            for _ in range(loops):
-                call()
-            torch.cuda.synchronize(device)
-
-        return several
-
-    for kind in (torch.float32, torch.float16):
-        a = torch.randn(side, side, device=device, dtype=kind)
-        found[f"torch {str(kind).partition('.')[2]}"] = work / best(repeated(lambda a=a: a @ a), loops)  # type: ignore[misc]
-    source = torch.empty(GIB, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    found["copy"] = 2 * GIB / 1e9 / best(repeated(lambda: target.copy_(source)), loops)
-    return found
-
-
-def places() -> dict[str, list[str]]:
-    """The devices at hand: "cpu", and "cuda" where ONNX Runtime or torch can compute on it."""
-    found = ["cpu"]
-    try:
-        onnx_matmul("cuda", 1)
-    except ValueError:
-        if importlib.util.find_spec("torch"):
-            import torch
-
-            found += ["cuda"] * torch.cuda.is_available()
-    else:
-        found.append("cuda")
-    return {"places": found}
-
-
-TASKS: dict[str, Callable[..., Told]] = {"row": row, "score": score, "warm": warm, "peak": peak, "places": places}
-
-
-def main(task: str, arguments: str) -> None:
-    try:
-        answer = TASKS[task](**json.loads(arguments))
-    except (ValueError, OSError, MemoryError) as error:
-        sys.exit(str(error) or type(error).__name__)
-    print(json.dumps(answer))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

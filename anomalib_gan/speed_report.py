@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from anomalib_gan.speed import GIB, SCORED, place
+from anomalib_gan.machine import GIB
+from anomalib_gan.speed import SCORED, place
 
 Report = Mapping[str, Any]
 PARTS = {"decode": "decode", "inference": "inference", "post": "post", "writing": "files", "rows": "rows"}

@@ -17,19 +17,9 @@ from anomalib_gan import data, models, plots
 from anomalib_gan.model import Model, Pair
 from anomalib_gan.pairs import PairCrops, hold_pairs_out, read_domains
 from anomalib_gan.run_card import begun, described, now
-from anomalib_gan.running import (
-    HISTORY,
-    PICTURED,
-    Job,
-    Place,
-    Settings,
-    initialised,
-    megapixels,
-    read_history,
-    spread,
-    told_held,
-    views,
-)
+from anomalib_gan.run_settings import Place, Settings
+from anomalib_gan.run_views import PICTURED, spread, views
+from anomalib_gan.running import HISTORY, Job, initialised, megapixels, read_history, told_held
 from anomalib_gan.specs import complete, keywords
 from anomalib_gan.training import Trainer
 

@@ -15,8 +15,9 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from anomalib_gan.runtime import bundle
-from anomalib_gan.runtime.bundle import GENERATOR, MANIFEST, PARTS, PRIOR, Bundle, BundleError, Graph, Kind, Manifest
+from anomalib_gan.runtime.bundle import GENERATOR, MANIFEST, PARTS, PRIOR, Bundle, BundleError, Manifest
 from anomalib_gan.runtime.card import levels
+from anomalib_gan.runtime.graphs import Graph, Kind, check_graph
 from anomalib_gan.runtime.image import ImageError, Picture, open_image
 from anomalib_gan.runtime.inspector import Inspector
 from anomalib_gan.runtime.session import OnnxGraph
@@ -146,7 +147,7 @@ class Detector:
             raise BundleError(f"{self.path.name} has no {name}: export it with --{kind}")
         with self._lock:
             if name not in self._looked:
-                self._looked[name] = bundle.check_graph(self.bundle.read(name), self.manifest, kind)
+                self._looked[name] = check_graph(self.bundle.read(name), self.manifest, kind)
             return self._looked[name]
 
     def _graph(self, name: str, kind: Kind) -> OnnxGraph:

@@ -17,12 +17,14 @@ from rich.console import Console
 
 from anomalib_gan import speed_report, terminal
 from anomalib_gan.benchmarking import between, generation_table, held_pixels, opener_of, put, sheet
+from anomalib_gan.machine import machine
 from anomalib_gan.opening import card_folder, open_inspector
 from anomalib_gan.records.database import exclusive
 from anomalib_gan.runtime.card import read_card
 from anomalib_gan.runtime.files import read_json, write_bytes, write_json
 from anomalib_gan.runtime.image import find_images
-from anomalib_gan.speed import Plan, machine, measure, read_pictures
+from anomalib_gan.speed import Plan, measure
+from anomalib_gan.speed_images import read_pictures
 from pipelines import load, options
 
 DEFAULT = ("detector", "adversarial weight 0", "source mode")

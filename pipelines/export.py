@@ -37,15 +37,14 @@ from anomalib_gan.runtime.bundle import (
     MODEL,
     PARTS,
     PRIOR,
-    Kind,
     Manifest,
     Precision,
-    check_graph,
     check_target,
     fingerprint,
     write,
 )
 from anomalib_gan.runtime.card import read_card
+from anomalib_gan.runtime.graphs import Kind, check_graph
 from anomalib_gan.runtime.session import OnnxBackend, OnnxGraph
 from pipelines import options
 

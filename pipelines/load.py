@@ -13,9 +13,9 @@ import typer
 
 from anomalib_gan import speed_report, terminal
 from anomalib_gan.benchmarking import between, put
+from anomalib_gan.machine import machine
 from anomalib_gan.records.database import exclusive
 from anomalib_gan.runtime.files import write_bytes
-from anomalib_gan.speed import machine
 
 
 def load(

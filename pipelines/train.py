@@ -13,7 +13,8 @@ import typer
 
 from anomalib_gan import augmenting, models, terminal
 from anomalib_gan.records.reviewed import located
-from anomalib_gan.running import JITTER, MINUTES, ZOOM, Job, Settings, processes
+from anomalib_gan.run_settings import JITTER, MINUTES, ZOOM, Settings, processes
+from anomalib_gan.running import Job
 from anomalib_gan.runtime.card import levels, read_card
 from anomalib_gan.specs import parse_params
 from anomalib_gan.starting import Reviewed

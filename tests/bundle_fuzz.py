@@ -30,7 +30,7 @@ from bundles import f32, i64, node
 from onnx import TensorProto, helper
 
 from anomalib_gan.runtime import BundleError, ImageError, Inspector, bundle, manifest
-from anomalib_gan.runtime.shapes import RULES
+from anomalib_gan.runtime.operators import RULES
 
 MEMORY = 3 * 2**29  # of address space; the libraries take a third
 SECONDS = 20  # for one bundle

@@ -15,7 +15,7 @@ from anomalib_gan.accuracy import FED_BY, ROWS
 from anomalib_gan.augmenting import SAMPLED, SHARE, Helper, Painting, Sampling, WithDefects, read_defects
 from anomalib_gan.data import Crops, Held
 from anomalib_gan.models import build
-from anomalib_gan.running import Settings
+from anomalib_gan.run_settings import Settings
 from anomalib_gan.runtime.files import read_json
 from pipelines.benchmark import accuracy
 from pipelines.train import train

@@ -38,9 +38,10 @@ from anomalib_gan.export import (
 )
 from anomalib_gan.opening import open_inspector
 from anomalib_gan.runtime import BundleError, Inspector
-from anomalib_gan.runtime.bundle import check_graph, fingerprint, load, read_manifest
+from anomalib_gan.runtime.bundle import fingerprint, load, read_manifest
 from anomalib_gan.runtime.card import read_card
 from anomalib_gan.runtime.files import read_json
+from anomalib_gan.runtime.graphs import check_graph
 from anomalib_gan.runtime.image import open_image
 from anomalib_gan.runtime.session import OnnxBackend, OnnxGraph
 from pipelines import export as job

@@ -104,7 +104,7 @@ def test_forbidden_imports(path):
             assert not bad, f"{me} imports {sorted(bad)}"
     owners = {
         "onnxruntime": (f"{A}.runtime.session", f"{A}.export"),
-        "onnx": (f"{A}.runtime.bundle", f"{A}.export"),
+        "onnx": (f"{A}.runtime.graphs", f"{A}.export"),
         "sqlalchemy": (f"{A}.records",),
         "alembic": (f"{A}.records.migrations",),
         "matplotlib": (f"{A}.plots", f"{A}.diagnosis_page"),

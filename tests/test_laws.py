@@ -20,8 +20,8 @@ from anomalib_gan.export import TorchBackend, model_graph
 from anomalib_gan.model import Labelled, Pair
 from anomalib_gan.models import MODELS, build
 from anomalib_gan.nets import shrink
-from anomalib_gan.runtime.bundle import check_graph
 from anomalib_gan.runtime.calibration import Calibration
+from anomalib_gan.runtime.graphs import check_graph
 from anomalib_gan.runtime.image import ImageError, open_image
 from anomalib_gan.runtime.inspector import Inspector
 from anomalib_gan.runtime.session import OnnxBackend

@@ -24,9 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomalib_gan.runtime import Inspector, bundle, manifest
-from anomalib_gan.runtime.bundle import BundleError, Manifest, check_graph, fingerprint, load, recalibrate, write
+from anomalib_gan.runtime.bundle import BundleError, Manifest, fingerprint, load, recalibrate, write
 from anomalib_gan.runtime.files import read_json
-from anomalib_gan.runtime.shapes import RULES
+from anomalib_gan.runtime.graphs import Graph, Kind, check_graph
+from anomalib_gan.runtime.operators import RULES
 
 MIB = 2**20
 SAMPLES = Path(__file__).parents[1] / "data_samples"
@@ -406,7 +407,7 @@ def test_the_frozen_bundle_says_for_ever_what_its_trained_model_said() -> None:
 # --- the graphs ----------------------------------------------------------------------------------------------------
 
 
-def check(model: onnx.ModelProto, kind: bundle.Kind = "model", **changes: Any) -> bundle.Graph:
+def check(model: onnx.ModelProto, kind: Kind = "model", **changes: Any) -> Graph:
     return check_graph(model.SerializeToString(), bundles.manifest(**changes), kind)
 
 
@@ -476,7 +477,7 @@ def test_what_runs_holds_nothing_that_was_not_looked_at() -> None:
 
 
 @pytest.mark.parametrize("kind", ["parts", "generator"])
-def test_parts_and_generator_have_their_own_ends(kind: bundle.Kind) -> None:
+def test_parts_and_generator_have_their_own_ends(kind: Kind) -> None:
     half, weights = (
         node("AveragePool", "image", "code", kernel_shape=[4, 4], strides=[4, 4]),
         {"s": bundles.f32(1, 1, 4, 4)},

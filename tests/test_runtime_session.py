@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from anomalib_gan.opening import card_folder, is_bundle, open_inspector, store_calibration
 from anomalib_gan.runtime import BundleError, Inspection, Inspector, InvalidImage, bundle, open_image, session
-from anomalib_gan.runtime.bundle import check_graph
+from anomalib_gan.runtime.graphs import check_graph
 from anomalib_gan.runtime.session import OnnxBackend, OnnxGraph
 
 ROOT = Path(__file__).parents[1]
@@ -201,7 +201,7 @@ LIMITED = """
 import resource, sys
 sys.path[:0] = [{tests!r}]
 import bundles, numpy as np
-from anomalib_gan.runtime.bundle import check_graph
+from anomalib_gan.runtime.graphs import check_graph
 from anomalib_gan.runtime.session import OnnxBackend
 graph = check_graph(bundles.tour().SerializeToString(), bundles.manifest())
 run = OnnxBackend(graph, bundles.manifest(), device="cpu", threads=1)

@@ -17,7 +17,8 @@ from anomalib_gan import checkpoint, data, models
 from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import Archive
 from anomalib_gan.records.database import Records
-from anomalib_gan.running import Job, Place, Settings
+from anomalib_gan.run_settings import Place, Settings
+from anomalib_gan.running import Job
 from anomalib_gan.runtime.calibrating import held_back, trained_on
 from anomalib_gan.runtime.files import read_json, sha256_file
 from pipelines import train as job

@@ -26,9 +26,10 @@ from scipy.special import betaincinv
 
 from anomalib_gan.records.database import exclusive
 from anomalib_gan.records.labelling import Labelled
-from anomalib_gan.runtime.bundle import HEAD, TYPES, Manifest, attach, check_graph, head_graph, load, read_manifest
+from anomalib_gan.runtime.bundle import HEAD, TYPES, Manifest, attach, load, read_manifest
 from anomalib_gan.runtime.calibration import CONFIDENCE, rank
 from anomalib_gan.runtime.files import sha256_file
+from anomalib_gan.runtime.graphs import check_graph, head_graph
 from anomalib_gan.runtime.image import open_image
 from anomalib_gan.runtime.inspector import Inspector
 from anomalib_gan.runtime.naming import MOST, Codes, Types, called

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from anomalib_gan.runtime import bundle
 from anomalib_gan.runtime.calibration import Calibration, Verdict
 from anomalib_gan.runtime.defects import Defect, DefectFinder
+from anomalib_gan.runtime.graphs import check_graph
 from anomalib_gan.runtime.image import ImageError, Picture, open_image
 from anomalib_gan.runtime.naming import Codes, Naming
 from anomalib_gan.runtime.scores import ScoreAccumulator
@@ -225,7 +226,7 @@ class Inspector:
         from anomalib_gan.runtime.session import OnnxBackend  # ONNX Runtime only where it is used
 
         found = bundle.load(path, expect_sha256)
-        graph = bundle.check_graph(found.model, found.manifest)
+        graph = check_graph(found.model, found.manifest)
         backend = OnnxBackend(graph, found.manifest, device=device, threads=threads, spin=spin)
         naming = Naming.of(found, device=device, threads=threads)
         return cls(backend, tile, found.manifest.calibration, rescale, opener, naming)

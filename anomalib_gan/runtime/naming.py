@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_gan.runtime.bundle import HEAD, OUTPUTS, PARTS, TYPES, Bundle, BundleError, Graph, check_graph
+from anomalib_gan.runtime.bundle import HEAD, PARTS, TYPES, Bundle, BundleError
 from anomalib_gan.runtime.files import json_text, short
+from anomalib_gan.runtime.graphs import OUTPUTS, Graph, check_graph
 from anomalib_gan.runtime.manifest import Entries, parse
 from anomalib_gan.runtime.tiling import Box, Grid
 

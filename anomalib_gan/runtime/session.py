@@ -20,7 +20,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from anomalib_gan.runtime.bundle import INPUTS, BundleError, Graph, Manifest
+from anomalib_gan.runtime.bundle import BundleError, Manifest
+from anomalib_gan.runtime.graphs import INPUTS, Graph
 
 LOAD_SECONDS = 120
 """A graph whose preparation takes longer is given up."""
