@@ -92,6 +92,14 @@ def measured(run: Path, inspector: Inspector, evaluate: Evaluate, tell: Callable
     }
 
 
+def recorded(found: dict[str, Any]) -> dict[str, Any]:
+    """Of a run's measurements with its card all that a table says, so that the run itself may go."""
+    card = found["card"]
+    settings = {name: card["settings"][name] for name in ("steps", "minutes", "threads")}
+    machine = {name: card["machine"][name] for name in ("processor", "cores", "gpu")}
+    return found | {"card": {"settings": settings, "machine": machine, "started": card["started"]}}
+
+
 def summary(report: dict[str, Any]) -> dict[str, Any]:
     """What an evaluation gives the table: figures over all pixels, over images, of whole images, of large defects."""
     overall = report["overall"]
@@ -143,8 +151,10 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
                     lines.append(table_row(f"- {name}", seeds, mixed, [""] * 5, thresholds=False))
             length = f"--steps {settings['steps']}" if settings["steps"] else f"--minutes {settings['minutes']:g}"
             commands.setdefault(f"--seeds {seeds.replace(' ', '')} {length} --threads {threads}", []).append(row)
-        machine = here[0]["card"]["machine"]
-        told = f"{machine['processor']}, {machine['cores']} cores, " + (machine["gpu"] or "no GPU")
+        machines = [one["card"]["machine"] for one in here]
+        told = " and ".join(
+            dict.fromkeys(f"{one['processor']}, {one['cores']} cores, {one['gpu'] or 'no GPU'}" for one in machines)
+        )
         dates = sorted({str(one["card"]["started"])[:10] for one in here})
         lines += [line for sweep in sweeps for line in ("", sweep)]
         lines += [line for note in (*fewer(here), *fed(here)) for line in ("", note)]

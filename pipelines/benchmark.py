@@ -42,14 +42,17 @@ def accuracy(
     device: str = "auto",
     threads: int | None = None,
     readme: str | os.PathLike[str] | None = None,
+    record: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Trains and evaluates every row with every seed on every data set (MVTec layout): out/accuracy.md and .csv.
 
     `models` are rows of `anomalib_gan.accuracy.ROWS`, every model of the zoo among them; `minutes` (or `steps`) is each
     training's budget. What is finished is not done again: called again after a kill, it goes on. The table holds all
-    that `out` holds; with `readme` it is also put between that file's markers. Returns the Markdown's path.
+    that `out` holds; with `readme` it is also put between that file's markers. `record`, a JSON file, gets all that was
+    measured; what it holds counts as finished and stands in the table, too, so that others go on where the runs are
+    not. Returns the Markdown's path.
     """
-    from anomalib_gan.accuracy import FED_BY, ROWS, csv_of, markdown, measured, place_of
+    from anomalib_gan.accuracy import FED_BY, ROWS, csv_of, markdown, measured, place_of, recorded
     from pipelines.calibrate import calibrate
     from pipelines.evaluate import evaluate_dataset
     from pipelines.train import train
@@ -59,12 +62,24 @@ def accuracy(
     console, out = Console(highlight=False), Path(out)
     budget: dict[str, Any] = {"steps": steps} if steps else ({"minutes": minutes} if minutes else {})
     budget |= {"device": device, "threads": threads}
+    order = {row: place for place, row in enumerate(ROWS)}
+    known = {} if record is None or not Path(record).exists() else {_key(one): one for one in read_json(record)}
+
+    def finished() -> list[dict[str, Any]]:
+        """All there is, which the record then holds."""
+        here = ({**read_json(done), "card": read_json(done.parent / "card.json")} for done in out.glob(f"*/*/{DONE}"))
+        together = known | {_key(one): one for one in here}
+        found = sorted(together.values(), key=lambda one: (one["data"], order[one["row"]], one["seed"]))
+        if record is not None:
+            write_json(record, [recorded(one) for one in found])
+        return found
+
     for folder in map(Path, data):
         for row in models:
             name, params = ROWS[row]
             for seed in seeds:
                 run = place_of(out, folder, row, seed)
-                if (run / DONE).exists():
+                if (run / DONE).exists() or (folder.resolve().name, row, seed) in known:
                     continue
                 console.print(f"{folder.name}: {row}, seed {seed}")
                 helper = None
@@ -81,15 +96,18 @@ def accuracy(
                 evaluate = lambda opened, where, folder=folder: evaluate_dataset(opened, folder, where)  # noqa: E731
                 told = {"data": folder.resolve().name, "row": row, "seed": seed}
                 write_json(run / DONE, told | measured(run, inspector, evaluate, terminal.note))
-    order = {row: place for place, row in enumerate(ROWS)}
-    found = [{**read_json(done), "card": read_json(done.parent / "card.json")} for done in out.glob(f"*/*/{DONE}")]
-    found.sort(key=lambda one: (one["data"], order[one["row"]], one["seed"]))
+                finished()
+    found = finished()
     text = markdown(found)
     write_bytes(out / "accuracy.md", text.encode())
     write_bytes(out / "accuracy.csv", csv_of(found).encode())
     put(readme, "accuracy", text)
     console.print(text, markup=False)
     return out / "accuracy.md"
+
+
+def _key(measured: dict[str, Any]) -> tuple[str, str, int]:
+    return measured["data"], measured["row"], measured["seed"]
 
 
 def speed(
@@ -346,6 +364,10 @@ def accuracy_command(
     device: options.Device = "auto",
     threads: options.Threads = None,
     readme: Readme = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of what was measured, here or before: it is not done again, and more is added."),
+    ] = None,
 ) -> None:
     """Train, calibrate and evaluate several rows on equal budget, into one table.
 
@@ -355,7 +377,7 @@ def accuracy_command(
     chosen = [row.strip() for row in models.split(",")]
     accuracy(
         data, out=out, models=chosen, seeds=[int(seed) for seed in seeds.split(",")], minutes=minutes, steps=steps,
-        device=device, threads=threads, readme=readme,
+        device=device, threads=threads, readme=readme, record=record,
     )  # fmt: skip
 
 

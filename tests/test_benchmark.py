@@ -151,9 +151,15 @@ def test_a_benchmark_trains_once_and_evaluates_every_mixture(tmp_path):
     }
     alone = [found["views"][name]["pixel"]["auroc"] for name in MIXTURES]
     assert len(set(alone)) == len(MIXTURES)  # each mixture is another map
-    before = (run / "checkpoint.pt").stat().st_mtime_ns
-    accuracy([SAMPLES], **settings)
-    assert (run / "checkpoint.pt").stat().st_mtime_ns == before
+    before, record = (run / "checkpoint.pt").stat().st_mtime_ns, tmp_path / "record.json"
+    write_json(record, [{**read_json(run / "benchmark.json"), "card": read_json(run / "card.json"), "seed": 7}])
+    settings["models"] = ["twice as wide"]
+    again = accuracy([SAMPLES], **settings, seeds=[0, 7], record=record).read_text(encoding="utf-8")
+    assert (run / "checkpoint.pt").stat().st_mtime_ns == before and "| twice as wide | 0, 7 |" in again
+    kept = read_json(record)
+    wanted = [("twice as wide", 0), ("twice as wide", 7), ("source mode", 0)]
+    assert [(one["row"], one["seed"]) for one in kept] == wanted
+    assert set(kept[0]["card"]) == {"settings", "machine", "started"}  # no path of where it was trained
     told = generation(run, out=tmp_path, size=(96, 128)).read_text(encoding="utf-8")
     assert "| sample | 64x64 |" in told and "| normal image, phases shuffled | 128x96 |" in told
     judged = proxy(run)

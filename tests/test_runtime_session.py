@@ -20,7 +20,7 @@ import pytest
 from scipy import ndimage
 
 from anomalib_gan.opening import card_folder, is_bundle, open_inspector, store_calibration
-from anomalib_gan.runtime import BundleError, Inspection, Inspector, InvalidImage, bundle, open_image, session
+from anomalib_gan.runtime import BundleError, Inspection, Inspector, InvalidImage, calls, open_image, session, shapes
 from anomalib_gan.runtime.graphs import check_graph
 from anomalib_gan.runtime.session import OnnxBackend, OnnxGraph
 
@@ -242,7 +242,7 @@ def test_what_onnx_runtime_says_of_memory_is_a_memory_error_and_the_rest_names_t
 
 def test_a_size_at_which_the_graph_asks_for_too_much_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     run = backend()
-    monkeypatch.setattr(bundle.Program, "trace", lambda *_: (_ for _ in ()).throw(bundle.ShapeError("too much")))
+    monkeypatch.setattr(shapes.Program, "trace", lambda *_: (_ for _ in ()).throw(calls.ShapeError("too much")))
     run(np.zeros((1, 1, 8, 8), np.float32), 255.0)  # was looked at before
     with pytest.raises(BundleError, match=r"for an input of \[1, 1, 12, 8\]: too much"):
         run(np.zeros((1, 1, 12, 8), np.float32), 255.0)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_gan import speed, speed_report, speed_tasks
+from anomalib_gan import speed, speed_images, speed_report, speed_tasks
 from anomalib_gan.runtime.files import read_json
 from anomalib_gan.runtime.graphs import check_graph
 from anomalib_gan.runtime.image import find_images, open_image
@@ -203,18 +203,18 @@ def test_an_interrupted_benchmark_leaves_no_report_and_no_rest(tmp_path: Path, m
 
 
 def test_pieces_differ_and_continue_the_image() -> None:
-    (image, *_) = speed.read_pictures(find_images(NORMALS)[:1], open_image)
-    whole = speed.mirrored(image, 0, 0, 2 * image.shape[0], image.shape[1])
+    (image, *_) = speed_images.read_pictures(find_images(NORMALS)[:1], open_image)
+    whole = speed_images.mirrored(image, 0, 0, 2 * image.shape[0], image.shape[1])
     assert (whole[: image.shape[0]] == image).all() and (whole == whole[::-1]).all()
-    assert not (speed.mirrored(image, 0, 0, 64, 64) == speed.mirrored(image, 37, 53, 64, 64)).all()
+    assert not (speed_images.mirrored(image, 0, 0, 64, 64) == speed_images.mirrored(image, 37, 53, 64, 64)).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_large_tiff_is_the_image_continued(tmp_path: Path, channels: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 70, channels), np.uint8)
-    speed.write_large(image, tmp_path / "large.tif", (300, 530))
+    speed_images.write_large(image, tmp_path / "large.tif", (300, 530))
     with open_image(tmp_path / "large.tif", info_bar=0) as picture:
-        assert (picture.rows(0, 300) == speed.mirrored(image, 0, 0, 300, 530)).all()
+        assert (picture.rows(0, 300) == speed_images.mirrored(image, 0, 0, 300, 530)).all()
 
 
 def test_it_needs_no_torch_to_measure_a_bundle() -> None:
