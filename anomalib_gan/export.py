@@ -50,12 +50,16 @@ def usable(device: str) -> str:
     return name
 
 
-class FullMap(nn.Module):
-    """Raw grey levels (N, C, H, W) and `white`, the level of full brightness -> finished map (N, 1, H, W)."""
+class Shell(nn.Module):
+    """A model, by one of the things that it does: its `forward` is that alone."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
+
+
+class FullMap(Shell):
+    """Raw grey levels (N, C, H, W) and `white`, the level of full brightness -> finished map (N, 1, H, W)."""
 
     def forward(self, image: Tensor, white: float) -> Tensor:
         return self.model.anomaly_map(scaled(image, white))
@@ -122,37 +126,25 @@ Feed = dict[str, NDArray[np.float32]]
 """What a graph is given, by the names of its inputs."""
 
 
-class Parts(nn.Module):
+class Parts(Shell):
     """As `FullMap`, for what the map is made of: `Model.parts` by the order of its names, the reconstruction in grey
     levels.
     """
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, image: Tensor, white: Tensor) -> tuple[Tensor, ...]:
         found = optional(self.model, "parts")(scaled(image, white))
         return tuple((one + 1) * (white / 2) if name == "reconstruction" else one for name, one in found.items())
 
 
-class Drawn(nn.Module):
+class Drawn(Shell):
     """Codes (N, code, h, w) -> images (N, C, H, W) in [0, 1]."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, z: Tensor) -> Tensor:
         return ((optional(self.model, "generate")(z) + 1) / 2).clamp(0, 1)
 
 
-class Coloured(nn.Module):
+class Coloured(Shell):
     """White noise (N, code, h, w) -> codes as normal images have them, of a somewhat smaller field."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, z: Tensor) -> Tensor:
         found: Tensor = optional(self.model, "coloured")(z)

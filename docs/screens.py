@@ -29,6 +29,8 @@ def main() -> None:
         page.goto(address)
         page.locator("input[type=file]").set_input_files(str(DROPPED))
         take(page, "dashboard-inspect.png")
+        page.get_by_role("button", name="Put it into the review queue").click()  # where it may be the only one
+        page.wait_for_timeout(3000)
         page.get_by_role("link", name="Review queue").click()
         page.get_by_text("waiting").wait_for()
         take(page, "dashboard-review.png")
