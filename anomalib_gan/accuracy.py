@@ -23,6 +23,7 @@ from anomalib_gan.models import MODELS
 from anomalib_gan.models.fcbigan import FCBiGAN
 from anomalib_gan.proxy import SIDE, TRIALS, effort, proxy
 from anomalib_gan.runtime.card import read_card
+from anomalib_gan.runtime.files import read_json, short
 from anomalib_gan.runtime.inspector import Inspector
 
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -98,6 +99,21 @@ def recorded(found: dict[str, Any]) -> dict[str, Any]:
     settings = {name: card["settings"][name] for name in ("steps", "minutes", "threads")}
     machine = {name: card["machine"][name] for name in ("processor", "cores", "gpu")}
     return found | {"card": {"settings": settings, "machine": machine, "started": card["started"]}}
+
+
+def read_record(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """What `recorded` made of runs, from a JSON file; none where there is no file. ValueError where it is another's."""
+    if not Path(path).exists():
+        return []
+    found = read_json(path)
+    known = {"data", "row", "seed", "card", "pixel", "views", "proxy", "steps", "seconds"}
+    for one in found if isinstance(found, list) else [found]:
+        if not isinstance(one, dict) or not known <= one.keys() or one["row"] not in ROWS:
+            what = one.get("row") if isinstance(one, dict) else one
+            raise ValueError(
+                f"{path} is no record of this benchmark, or another version's ({short(what)}): give another --record"
+            )
+    return list(found)
 
 
 def summary(report: dict[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def accuracy(
     measured; what it holds counts as finished and stands in the table, too, so that others go on where the runs are
     not. Returns the Markdown's path.
     """
-    from anomalib_gan.accuracy import FED_BY, ROWS, csv_of, markdown, measured, place_of, recorded
+    from anomalib_gan.accuracy import FED_BY, ROWS, csv_of, markdown, measured, place_of, read_record, recorded
     from pipelines.calibrate import calibrate
     from pipelines.evaluate import evaluate_dataset
     from pipelines.train import train
@@ -63,7 +63,7 @@ def accuracy(
     budget: dict[str, Any] = {"steps": steps} if steps else ({"minutes": minutes} if minutes else {})
     budget |= {"device": device, "threads": threads}
     order = {row: place for place, row in enumerate(ROWS)}
-    known = {} if record is None or not Path(record).exists() else {_key(one): one for one in read_json(record)}
+    known = {} if record is None else {_key(one): one for one in read_record(record)}
 
     def finished() -> list[dict[str, Any]]:
         """All there is, which the record then holds."""
@@ -74,6 +74,7 @@ def accuracy(
             write_json(record, [recorded(one) for one in found])
         return found
 
+    finished()  # a file that cannot be written is told before minutes are spent
     for folder in map(Path, data):
         for row in models:
             name, params = ROWS[row]

@@ -168,6 +168,11 @@ def test_a_benchmark_trains_once_and_evaluates_every_mixture(tmp_path):
     assert dense["map"] == found["proxy"]
     assert {"pit", "scratch, 1/2"} <= set(judged["whole"])
     assert all(0 <= value <= 1 for one in judged["whole"].values() for value in one.values())
+    for wrong in ({"a": 1}, [{"row": "twice as wide"}], [kept[0] | {"row": "gone"}], ["x"]):
+        write_json(record, wrong)
+        with pytest.raises(ValueError, match=r"record\.json is no record of this benchmark"):
+            accuracy([SAMPLES], **settings, record=record)
+        assert read_json(record) == wrong
     with pytest.raises(ValueError, match="no row is called"):
         accuracy([SAMPLES], out=tmp_path, models=["best"])
 
