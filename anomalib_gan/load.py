@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 
 from anomalib_gan.benchmarking import opener_of
+from anomalib_gan.devtools import chromium
 from anomalib_gan.load_sessions import FOLDER, OPEN, PATIENCE, Loaded, Plan, Session, Update
 from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import Archive, Filter
@@ -104,14 +105,14 @@ def run(folder: Path, start: Sequence[str], plan: Plan, say: Callable[[str], Non
 
     OSError where Chromium is missing. Whatever goes wrong in a session or in the server is among the errors.
     """
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
         raise OSError("Chromium is not installed: apt-get install chromium")
     loaded, database = Loaded(), folder / "results.db"
     with Archive(database) as records:
         records.backup(folder / "before.db")
     with serving(start, folder) as (address, server):
-        asyncio.run(_work(address, server, chromium, plan, say, loaded))
+        asyncio.run(_work(address, server, program, plan, say, loaded))
     _look(folder / "log", loaded)
     with Archive(database) as records:
         loaded.reviews = sum(one.who == "local" for one in records.reviews())
@@ -132,12 +133,9 @@ def _look(log: Path, loaded: Loaded) -> None:
 
 
 async def _work(
-    address: str, server: int, chromium: str, plan: Plan, say: Callable[[str], None], loaded: Loaded
+    address: str, server: int, program: str, plan: Plan, say: Callable[[str], None], loaded: Loaded
 ) -> None:
-    from playwright.async_api import async_playwright
-
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    async with chromium(program) as browser:
         loaded.memory["alone"] = _memory(server)
         sessions = []
         for number in range(plan.sessions):
@@ -155,7 +153,6 @@ async def _work(
         loaded.memory["end"] = _memory(server)
         watch.cancel()
         loaded.sent = [await one.sent() for one in sessions]
-        await browser.close()
 
 
 async def _repeat(address: str, server: int, plan: Plan, loaded: Loaded) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page
+from anomalib_gan.devtools import Chromium, Tab
 
 HISTORY = 5000
 """Inspections of half a year that the database holds beside those with pictures."""
@@ -64,6 +64,7 @@ WATCH = """(() => {
       super.send(data);
     }
   };
+  const KINDS = { link: "a[href]", radio: "[role=radio], label:has(input[type=radio])", field: "input[type=text]" };
   const part = "[data-testid^=stBidiComponent]", viewer = () => [...document.querySelectorAll(`${part}, ${part} *`)]
     .map((host) => (host.shadowRoot || host).querySelector(".viewer[data-image]")).find((found) => found);
   load.shown = () => {  // what the viewer shows: which image, what the detector says, what can be said of it
@@ -73,6 +74,26 @@ WATCH = """(() => {
   };
   const over = () => [...document.querySelectorAll("[data-testid=stAlertContentInfo]")]  // the queue is empty now
     .some((one) => one.innerText.startsWith(EMPTY)) ? EMPTY : null;
+  const chosen = (one) => one.ariaCurrent === "page" || (one.querySelector("input") || one).matches(":checked")
+    || one.ariaChecked === "true";
+  load.place = (kind, name, patience) => new Promise((done, fail) => {  // where it can be clicked, and if it is chosen
+    const late = performance.now() + patience;
+    let before = "";
+    const look = () => {
+      const named = (one) => (one.ariaLabel || one.innerText).trim() === name;
+      const found = [...document.querySelectorAll(KINDS[kind])].find(named);
+      if (found) {
+        found.scrollIntoView({ block: "nearest" });
+        const { x, y, width, height } = found.getBoundingClientRect(), at = [x + width / 2, y + height / 2];
+        const covered = !found.contains(document.elementFromPoint(...at));
+        if (!covered && width && before === at.join()) return done([...at, chosen(found)]);
+        before = at.join();
+      }
+      if (performance.now() > late) fail(new Error(`there is no ${kind} ${name} to click`));
+      else setTimeout(look, POLLING);
+    };
+    look();
+  });
   load.begin = (doing, image) => {
     load.doing = doing;
     load.before = { runs: load.runs, image: image ? load.shown()?.image ?? null : undefined };
@@ -165,19 +186,15 @@ class Session:
         self.chance = random.Random(number)
         self.begun = time.perf_counter()
         self.doing = ""
-        self.page: Page
+        self.tab: Tab
 
-    async def open(self, browser: Browser, address: str) -> None:
+    async def open(self, browser: Chromium, address: str) -> None:
         """Comes in, and chooses the folder of images."""
-        context = await browser.new_context(viewport={"width": 1366, "height": 768})
-        self.page = await context.new_page()
-        self.page.set_default_timeout(1000 * PATIENCE)
-        self.page.on("pageerror", lambda error: self.wrong("the page", str(error)))
-        await self.page.add_init_script(watch())
+        self.tab = await browser.tab(1366, 768, watch())
         async with self.updated(OPEN):
-            await self.page.goto(address)
+            await self.tab.goto(address)
         async with self.updated(FOLDER, image=True):
-            await self.page.get_by_role("radio", name="Folder").click()
+            await self.click("radio", "Folder")
 
     async def work(self) -> None:
         """Goes from page to page until the time is over; a fault ends the session and is noted."""
@@ -192,7 +209,7 @@ class Session:
 
     async def sent(self) -> list[tuple[str, bytes]]:
         """What the page has sent to the server, each with what it was about."""
-        return [(what, b64decode(data)) for what, data in await self.page.evaluate("load.sent")]
+        return [(what, b64decode(data)) for what, data in await self.tab.evaluate("load.sent")]
 
     def left(self) -> float:
         return self.plan.seconds - (time.perf_counter() - self.begun)
@@ -204,33 +221,48 @@ class Session:
     async def updated(self, what: str, image: bool = False) -> AsyncIterator[None]:
         """Around what a person does: times the page until it has run, and with `image` until another one is drawn."""
         self.doing = what
-        if self.page.url.startswith("http"):
-            await self.page.evaluate("([doing, image]) => load.begin(doing, image)", [what, image])
+        if what != OPEN:
+            await self.tab.evaluate(f"load.begin({json.dumps(what)}, {json.dumps(image)})")
         yield
-        took, faults = await self.page.evaluate("patience => load.follow(patience)", 1000 * PATIENCE)
+        took, faults = await self.tab.evaluate(f"load.follow({1000 * PATIENCE})")
         self.loaded.updates.append(Update(what, self.number, took / 1000))
         for text in faults:  # what a page calls an error, but for the alarm of drift, which is one of the line
             if "have left the calibration" not in text:
                 self.wrong("the page", text)
+        while self.tab.faults:
+            self.wrong("the page", self.tab.faults.pop())
 
     async def shown(self) -> dict[str, Any] | None:
         """What the viewer shows; None where there is none."""
-        found: dict[str, Any] | None = await self.page.evaluate("load.shown()")
+        found: dict[str, Any] | None = await self.tab.evaluate("load.shown()")
         return found
+
+    async def place(self, kind: str, name: str) -> tuple[float, float, bool]:
+        """Where a link, a radio button or a field of this name can be clicked, and whether it is chosen."""
+        x, y, chosen = await self.tab.evaluate(f"load.place({json.dumps(kind)}, {json.dumps(name)}, {1000 * PATIENCE})")
+        return x, y, chosen
+
+    async def click(self, kind: str, name: str) -> None:
+        x, y, _ = await self.place(kind, name)
+        await self.tab.click(x, y)
+
+    async def choose(self, kind: str, name: str, what: str) -> None:
+        """Clicks what is not chosen yet, and looks at what comes."""
+        x, y, chosen = await self.place(kind, name)
+        if not chosen:
+            async with self.updated(what):
+                await self.tab.click(x, y)
 
     async def pause(self) -> None:
         await asyncio.sleep(self.plan.pause * self.chance.uniform(0.4, 1.6))
 
     async def go(self, title: str) -> None:
-        link = self.page.get_by_role("link", name=title)
-        if await link.get_attribute("aria-current") != "page":
-            async with self.updated(f"go to {title}"):
-                await link.click()
+        await self.choose("link", title, f"go to {title}")
         await self.pause()
 
     async def press(self, key: str, what: str, image: bool = True) -> None:
         async with self.updated(what, image):
-            await self.page.keyboard.press(key)
+            await self.tab.press(key)
         await self.pause()
 
     async def inspect(self) -> None:
@@ -251,31 +283,26 @@ class Session:
                 return
             doubted = "false alarm" in shown["buttons"]
             await self.press(self.chance.choice("cf" if doubted else "c"), "review an image")
-        field = self.page.get_by_role("textbox", name="Path contains")
         for text in (str(self.chance.randint(0, 9)), ""):
+            x, y, _ = await self.place("field", "Path contains")
             async with self.updated("filter the queue"):
-                await field.fill(text)
-                await field.press("Enter")
+                await self.tab.click(x, y, times=3)  # selects what stands there
+                await self.tab.write(text)
+                await self.tab.press("Enter")
             await self.pause()
 
     async def production(self) -> None:
         await self.go("Production")
         for name in self.chance.sample(SPANS, 3):
-            button = self.page.get_by_role("radio", name=name, exact=True)
             if self.left() <= 0:
                 return
-            if not await button.is_checked():
-                async with self.updated("another time on Production"):
-                    await button.click()
-                await self.pause()
+            await self.choose("radio", name, "another time on Production")
+            await self.pause()
 
     async def reports(self) -> None:
         await self.go("Reports")
         for name in ("A batch", "Newest first", "Worst first"):
-            button = self.page.get_by_role("radio", name=name, exact=True)
             if self.left() <= 0:
                 return
-            if not await button.is_checked():
-                async with self.updated("another list on Reports"):
-                    await button.click()
-                await self.pause()
+            await self.choose("radio", name, "another list on Reports")
+            await self.pause()

@@ -22,6 +22,13 @@ STYLE = """<style>
 [data-testid="stSidebarUserContent"] { padding-top: 0.5rem; }
 [data-testid="stVerticalBlock"] { gap: 0.6rem; }
 [data-testid="stMarkdownContainer"] td:last-child { overflow-wrap: anywhere; }
+.defects { max-height: 180px; overflow: auto; border: 1px solid #8884; border-radius: 6px; font-size: 0.875rem; }
+.defects table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.defects th { font-weight: 400; }
+.defects :is(th, td) { padding: 3px 8px; text-align: right; white-space: nowrap; }
+.defects tbody tr { cursor: pointer; border-top: 1px solid #8883; }
+.defects tbody tr:hover, .defects tbody tr:focus-within { background: #0072b222; }
+.defects button { font: inherit; color: inherit; background: none; border: 0; padding: 0 4px; cursor: pointer; }
 [data-testid="stElementContainer"] { transition: none !important; opacity: 1 !important; }
 [data-testid="stStatusWidget"] { transition: none !important; }
 [data-testid="stElementContainer"][data-stale="true"] { cursor: progress; }

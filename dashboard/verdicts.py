@@ -1,15 +1,18 @@
-"""The verdict in words, colour and shape, and the score against its thresholds.
+"""The verdict in words, colour and shape, the score against its thresholds, and the list of defects.
 
 Colours are of the palette of Okabe and Ito, which people with any colour vision tell apart; shape and word say the same
-again. The markup is made of what stands in this file and of numbers. It is drawn with boxes, for Streamlit lets no SVG
-through.
+again. The markup is made of what stands in this file, of numbers and of escaped text. It is drawn with boxes, for
+Streamlit lets no SVG through.
 """
 
 from __future__ import annotations
 
+import html
 import math
+from collections.abc import Sequence
 
 from anomalib_gan.runtime.calibration import Calibration, Verdict
+from anomalib_gan.runtime.defects import Defect
 
 BLUE, ORANGE, RED, GREY = "#0072b2", "#e69f00", "#b5300a", "#5f6368"
 # Colour, ink, word, outline of the shape, the sign within.
@@ -69,3 +72,26 @@ def gauge(score: float, calibration: Calibration) -> str:
     )
     parts.append(block(at(score), "2px", 12, 14, "#fff", "margin-left:-1px"))
     return f'<div aria-hidden="true" style="position:relative;height:36px;margin-top:4px">{"".join(parts)}</div>'
+
+
+def listed(defects: Sequence[Defect]) -> str:
+    """HTML of a table of defects, from 1; the viewer looks at the one that is clicked."""
+    columns = {
+        "type": [html.escape(one.type or "") for one in defects],
+        "area px": [f"{one.area:,}" for one in defects],
+    }
+    if any(one.area_um2 is not None for one in defects):
+        unit = "area \N{MICRO SIGN}m\N{SUPERSCRIPT TWO}"
+        columns[unit] = ["" if one.area_um2 is None else f"{one.area_um2:.3g}" for one in defects]
+    columns["peak"] = [f"{one.peak:.2f}" for one in defects]
+    columns["x"], columns["y"] = [f"{one.col:.0f}" for one in defects], [f"{one.row:.0f}" for one in defects]
+    if not any(columns["type"]):
+        del columns["type"]
+    head = "".join(f"<th>{name}</th>" for name in ("no.", *columns))
+    rows = (
+        f'<tr data-defect="{number}"><td><button type="button">{number}</button></td>'
+        + "".join(f"<td>{cell}</td>" for cell in cells)
+        + "</tr>"
+        for number, cells in enumerate(zip(*columns.values(), strict=True), 1)
+    )
+    return f'<div class="defects"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'

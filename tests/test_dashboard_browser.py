@@ -182,6 +182,20 @@ def test_a_dropped_image_gives_a_verdict_its_defects_and_its_reconstruction(page
     wait_for(viewer, f"{picture} === window.before")
 
 
+def test_a_defect_chosen_in_the_list_fills_the_viewer_and_the_keys_still_work(page) -> None:
+    viewer = drop(page, DUST)
+    whole = state(viewer)
+    page.get_by_role("cell", name="1", exact=True).first.click()
+    wait_for(viewer, f"Number(viewer.dataset.scale) > {1.5 * whole[0]}")
+    by_mouse = state(viewer)
+    page.keyboard.press("0")
+    wait_for(viewer, f"Number(viewer.dataset.scale) === {whole[0]}")
+    page.get_by_role("button", name="1", exact=True).focus()
+    page.keyboard.press("Enter")
+    wait_for(viewer, f"Number(viewer.dataset.scale) === {by_mouse[0]}")
+    assert state(viewer) == pytest.approx(by_mouse)
+
+
 def test_the_wheel_zooms_around_the_cursor_down_to_single_pixels_and_0_fits(page) -> None:
     viewer = drop(page, DUST)
     whole = state(viewer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -19,7 +18,7 @@ from dashboard.looking import Look, look
 from dashboard.results import local, open_archive, said
 from dashboard.sources import Item
 from dashboard.text import area, plain, seconds
-from dashboard.verdicts import banner, gauge
+from dashboard.verdicts import banner, gauge, listed
 from dashboard.viewer import JUDGEMENTS, Box, Event, Scene, viewer, wanted
 
 WORDS = {"accept": "accepted", "reject": "rejected"}
@@ -48,7 +47,7 @@ def page(user: User) -> None:
         return
     left, right = st.columns([7, 3], gap="medium")
     with right:
-        focus = report(chosen, item, seen)
+        report(chosen, item, seen)
         row = recorded(user, seen)
     remember(seen.scene.key, item.key, row)
     with left:
@@ -60,7 +59,6 @@ def page(user: User) -> None:
             judging=JUDGEMENTS,
             drawing=True,
             marks=st.session_state.get("boxes", {}).get(item.key, ()),
-            focus=focus,
         )
 
 
@@ -186,8 +184,8 @@ def recorded(user: User, seen: Look) -> InspectionRecord | None:
 # --- what was found ------------------------------------------------------------------------------------------------
 
 
-def report(chosen: Detector, item: Item, seen: Look) -> tuple[int, Box] | None:
-    """Verdict, score, defects and timing; the defect that was chosen in the table, for the viewer to look at."""
+def report(chosen: Detector, item: Item, seen: Look) -> None:
+    """Verdict, score, defects and timing."""
     found, calibration = seen.found, chosen.inspector.calibration
     st.html(banner(found.verdict))
     if calibration is None:
@@ -201,7 +199,12 @@ def report(chosen: Detector, item: Item, seen: Look) -> tuple[int, Box] | None:
             f"Score **{found.score:.4g}** &nbsp; review above {calibration.review:.4g}, reject above "
             f"{calibration.reject:.4g}"
         )
-    focus = defects(seen)
+    if found.defects:
+        count = f"{found.defect_count} defect{'' if found.defect_count == 1 else 's'}"
+        st.markdown(f"**{count}**; choose one to look at it")
+        st.html(listed(found.defects[: len(seen.scene.defects)]))
+    elif found.verdict:
+        st.markdown("**No defects**")
     if found.defects and chosen.inspector.naming is not None:
         st.caption(plain(told_types(chosen.inspector.naming.types)))
     timing = ", ".join(f"{name} {seconds(value)}" for name, value in found.timing.items())
@@ -220,40 +223,6 @@ def report(chosen: Detector, item: Item, seen: Look) -> tuple[int, Box] | None:
         st.caption(plain(note))
     if seen.scene.without:
         st.caption(plain(seen.scene.without))
-    return focus
-
-
-def defects(seen: Look) -> tuple[int, Box] | None:
-    found = seen.found
-    if not found.defects:
-        if found.verdict:
-            st.markdown("**No defects**")
-        return None
-    st.markdown(f"**{found.defect_count} defect{'' if found.defect_count == 1 else 's'}**; choose one to look at it")
-    shown = found.defects[: len(seen.scene.defects)]
-    table: dict[str, list[Any]] = {
-        "no.": list(range(1, len(shown) + 1)),
-        "type": [one.type for one in shown],
-        "area px": [one.area for one in shown],
-        "area \N{MICRO SIGN}m\N{SUPERSCRIPT TWO}": [one.area_um2 for one in shown],
-        "peak": [round(one.peak, 2) for one in shown],
-        "x": [round(one.col) for one in shown],
-        "y": [round(one.row) for one in shown],
-    }
-    if not any(table["type"]):
-        del table["type"]
-    if found.pixel_size is None:
-        del table["area \N{MICRO SIGN}m\N{SUPERSCRIPT TWO}"]
-    picked = st.dataframe(
-        table,
-        hide_index=True,
-        on_select="rerun",
-        selection_mode="single-row",
-        key=f"defects {seen.scene.key}",
-        height=35 * min(len(shown), 4) + 38,
-    )
-    rows = picked["selection"]["rows"]
-    return (hash((seen.scene.key, rows[0])), seen.scene.defects[rows[0]][0]) if rows else None
 
 
 def told_types(types: Types) -> str:

@@ -229,14 +229,13 @@ def viewer(
     judging: Sequence[Judgement] = (),
     drawing: bool = False,
     marks: Sequence[Box] = (),
-    focus: tuple[int, Box] | None = None,
     height: str = "clamp(300px, calc(100vh - 170px), 1400px)",
 ) -> None:
     """Shows the scene. `take` is called with each event, before the page is run again, each once and in order.
 
     steps: there are images to go to, by n and p. judging: what can be said of it. drawing: boxes can be drawn.
-    marks: boxes that were. focus: (a number that changes with every wish, the box to look at). height: of the picture,
-    in CSS.
+    marks: boxes that were. height: of the picture, in CSS. Whatever on the page has data-defect="1", or another number
+    of the scene's defects, makes the viewer look at that one when it is clicked.
     """
     header: dict[str, Any] = {
         "image": scene.key,
@@ -255,7 +254,6 @@ def viewer(
         "judging": [one._asdict() for one in judging],
         "drawing": drawing,
         "tall": height,
-        "focus": None if focus is None else {"stamp": focus[0], "box": focus[1]},
         "crop": None,
     }
     groups = {"layers": scene.layers}

@@ -86,6 +86,11 @@ class Viewer {
     on(this.canvas, "pointerleave", () => { this.tip.hidden = true; this.find(".place").textContent = ""; });
     // Before Streamlit's own keys, of which r is one.
     on(window, "keydown", (event) => this.key(event), { capture: true });
+    on(document, "click", (event) => {
+      const chosen = event.target.closest?.("[data-defect]"); // in the page's list of defects
+      const defect = chosen && this.header?.defects[chosen.dataset.defect - 1];
+      if (defect) this.look(defect.box);
+    });
     this.sized = new ResizeObserver(() => this.resize());
     this.sized.observe(this.stage);
   }
@@ -117,10 +122,6 @@ class Viewer {
       const said = this.find(".said");
       if (layers.reconstruction && said.textContent === "Reconstructing ...") said.textContent = "Reconstruction";
       if (fresh && (this.scale === undefined || size !== [header.height, header.width].join())) this.fit();
-      if (header.focus && header.focus.stamp !== this.focused) {
-        this.focused = header.focus.stamp;
-        this.look(header.focus.box);
-      }
       this.box.dataset.image = header.image;
       this.draw();
     } catch (error) {
@@ -229,8 +230,9 @@ class Viewer {
     const target = event.composedPath()[0];
     const ours = event.composedPath().includes(this.root);
     // Elsewhere keys belong to whatever has the focus: a field to type in, a list, a button. A link, such as that of the
-    // page just chosen in the menu, has none of ours.
-    if (!ours && target !== document.body && target !== document.documentElement && !target.closest("a")) return;
+    // page just chosen in the menu, has none of ours, and neither has a defect just chosen in the list.
+    const free = target === document.body || target === document.documentElement || target.closest("a, [data-defect]");
+    if (!ours && !free) return;
     if (ours && target.tagName === "INPUT" && event.key.startsWith("Arrow")) return;
     const arrows = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
     const pressed = event.key.toLowerCase();
