@@ -30,6 +30,7 @@ STYLE = """<style>
 .defects tbody tr:hover, .defects tbody tr:focus-within { background: #0072b222; }
 .defects button { font: inherit; color: inherit; background: none; border: 0; padding: 0 4px; cursor: pointer; }
 [data-testid="stElementContainer"] { transition: none !important; opacity: 1 !important; }
+[data-testid="stProgress"] * { transition: none !important; }
 [data-testid="stStatusWidget"] { transition: none !important; }
 [data-testid="stElementContainer"][data-stale="true"] { cursor: progress; }
 [data-testid="stSkeleton"], [data-testid="stSpinnerIcon"] { animation: none !important; }
