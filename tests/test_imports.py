@@ -111,7 +111,8 @@ def test_forbidden_imports(path):
         "rich": (f"{A}.terminal", "pipelines"),
         "typer": ("pipelines",),
         "streamlit": ("dashboard", "pipelines.dashboard", f"{A}.load", f"{A}.load_sessions"),
-        "playwright": (f"{A}.load", f"{A}.load_sessions"),
+        "playwright": (),
+        "websockets": (f"{A}.load", f"{A}.devtools"),
         "psutil": (f"{A}.load",),
     }
     for package, owner in owners.items():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from results import SAMPLES, Results, make
 
+from anomalib_gan.devtools import DevToolsError, chromium
 from anomalib_gan.load import FOLDER, OPEN, Loaded, Plan, Update, markdown, prepare, run
 from anomalib_gan.records.archive import Archive
 from pipelines import load
@@ -61,6 +64,51 @@ def test_people_work_at_browsers_without_an_error(made, tmp_path) -> None:
     )
     assert list(loaded.memory) == ["alone", "open", "10 s", "20 s", "end"] and min(loaded.memory.values()) > 2**25
     assert loaded.reviews == sum(one.what in ("accept or reject", "review an image") for one in loaded.updates)
+
+
+@pytest.mark.slow
+def test_a_page_under_no_observation_is_driven_by_real_keys_and_clicks_and_its_faults_are_told() -> None:
+    page = """data:text/html,<input onkeydown="window.last = event.key">
+    <button onclick="window.trusted = event.isTrusted"></button>
+    <script>window.early = window.first; setTimeout(() => { throw new Error("lost"); }, 0);</script>"""
+
+    async def work() -> None:
+        async with chromium(shutil.which("chromium") or "") as browser:
+            tab, other = await browser.tab(300, 200, "window.first = 7"), await browser.tab(200, 100)
+            await tab.goto(page)
+            while await tab.evaluate("document.readyState") != "complete":
+                await asyncio.sleep(0.05)
+            assert await tab.evaluate("[early, innerWidth]") == [7, 300] and await other.evaluate("innerHeight") == 100
+            assert await other.evaluate("typeof first") == "undefined" and await other.evaluate("document.hasFocus()")
+            places = "(what => [what.x + what.width / 2, what.y + what.height / 2])"
+            await tab.click(*await tab.evaluate(f"{places}(document.querySelector('input').getBoundingClientRect())"))
+            await tab.write("abc")
+            await tab.press("d")
+            assert await tab.evaluate("[document.querySelector('input').value, last]") == ["abcd", "d"]
+            await tab.click(
+                *await tab.evaluate(f"{places}(document.querySelector('input').getBoundingClientRect())"), 3
+            )
+            await tab.write("")
+            await tab.press("Enter")
+            assert await tab.evaluate("[document.querySelector('input').value, last]") == ["", "Enter"]
+            await tab.click(*await tab.evaluate(f"{places}(document.querySelector('button').getBoundingClientRect())"))
+            assert await tab.evaluate("trusted") is True
+            assert len(tab.faults) == 1 and "lost" in tab.faults[0] and not other.faults
+            with pytest.raises(DevToolsError, match="nowhere is not defined"):
+                await tab.evaluate("nowhere")
+            with pytest.raises(DevToolsError, match="wasn't found"):
+                await tab.call("No.Such")
+
+    asyncio.run(work())
+
+
+def test_a_browser_that_does_not_come_up_is_told() -> None:
+    async def work() -> None:
+        async with chromium("false"):
+            raise AssertionError("there is no such browser")
+
+    with pytest.raises(DevToolsError, match="false does not come up"):
+        asyncio.run(work())
 
 
 def test_a_readme_without_the_markers_is_told_before_minutes_are_spent(made, tmp_path) -> None:
