@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_training import normal
 
 from anomalib_gan import data
 from anomalib_gan.likeness import same_things
-from tests.test_training import normal
 
 
 def surface(seed: int, height: int = 120, width: int = 160) -> np.ndarray:

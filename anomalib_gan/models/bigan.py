@@ -43,6 +43,10 @@ class BiGAN(Model):
     mean squares over channels and over features. `shrink`: the working scale is 1/shrink of the image. `smoothing` of
     the map: sigma in working pixels. `width`: of the layers. `r1`: weight of a penalty on D's slope at real pairs
     (Mescheder et al., 2018), not the paper's: without it D soon tells all pairs, and E and G learn nothing.
+
+    The default alpha leans on f_D: on held-back normal images with synthetic defects (`benchmark proxy`) the pixels of
+    what a BiGAN rebuilds are worth no more than chance, 0.50 on drawn fibres and 0.46 on real ones, its features 0.66
+    and 0.78, and the map with alpha of 0.1, 0.5 and 0.9 0.54, 0.64, 0.66 and 0.54, 0.74, 0.78.
     """
 
     about = About("a generator, its inverse, and a critic of both images and codes", "Donahue et al., 2017", "implicit")
@@ -60,7 +64,7 @@ class BiGAN(Model):
         regulariser: Literal["none", "total_correlation", "mutual_information"] = "none",
         weight: float = 0.1,
         score: Literal["prior", "critic", "residual"] = "residual",
-        alpha: float = 0.1,
+        alpha: float = 0.9,
         smoothing: float = 4.0,
         r1: float = 2.0,
         lr: float = 5e-4,
