@@ -74,7 +74,16 @@ def accuracy(
             write_json(record, [recorded(one) for one in found])
         return found
 
-    finished()  # a file that cannot be written is told before minutes are spent
+    given = {"minutes": minutes, "steps": steps, "threads": threads}
+    wanted = {(folder.resolve().name, row, seed) for folder in map(Path, data) for row in models for seed in seeds}
+    for one in finished():  # also: a file that cannot be written is told before minutes are spent
+        had = one["card"]["settings"]
+        if _key(one) in wanted and (other := [k for k, v in given.items() if v is not None and had[k] != v]):
+            which = ", ".join(map(str, _key(one)))
+            raise ValueError(
+                f"{which} was measured with --{other[0]} {had[other[0]]}, and all rows have one budget: give the same, "
+                f"or another --out{' and --record' if record else ''}"
+            )
     for folder in map(Path, data):
         for row in models:
             name, params = ROWS[row]

@@ -160,6 +160,8 @@ def test_a_benchmark_trains_once_and_evaluates_every_mixture(tmp_path):
     wanted = [("twice as wide", 0), ("twice as wide", 7), ("source mode", 0)]
     assert [(one["row"], one["seed"]) for one in kept] == wanted
     assert set(kept[0]["card"]) == {"settings", "machine", "started"}  # no path of where it was trained
+    with pytest.raises(ValueError, match="twice as wide, 0 was measured with --steps 3, and all rows have one budget"):
+        accuracy([SAMPLES], **settings | {"steps": 4}, record=record)
     told = generation(run, out=tmp_path, size=(96, 128)).read_text(encoding="utf-8")
     assert "| sample | 64x64 |" in told and "| normal image, phases shuffled | 128x96 |" in told
     judged = proxy(run)
