@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal
 
+LOG_VARIANCE = (-12.0, 6.0)  # of a code, lest its exponential overflow
 LEAST = 1e-4  # variance of a grey level in [-1, 1] below which no decoder may be sure: about one level of 8 bits
 
 
@@ -95,6 +96,12 @@ LIKELIHOODS: dict[str, Callable[[float | None, int], Likelihood]] = {
     "categorical": lambda variance, levels: Levels(levels),
 }
 """By name, from a fixed variance (None: the decoder gives it) and a number of grey levels."""
+
+
+def normal_of(numbers: Tensor) -> Normal:
+    """q(z|x) from what an encoder gives, (N, 2 code, ...): the means, then the logarithms of the variances."""
+    mean, log_variance = numbers.float().chunk(2, 1)
+    return Normal(mean, (log_variance.clamp(*LOG_VARIANCE) / 2).exp(), validate_args=False)
 
 
 def kl_diagonal(mean: Tensor, variance: Tensor, mean1: Tensor | float = 0.0, variance1: Tensor | float = 1.0) -> Tensor:

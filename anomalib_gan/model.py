@@ -171,7 +171,11 @@ class Model(nn.Module):
         raise NotImplementedError
 
     def settle(self, normals: Sequence[Tensor]) -> None:
-        """After training: fits what the map needs from normal images, each (1, C, H, W) in [-1, 1], into buffers."""
+        """After training: fits what the map needs from normal images, each (1, C, H, W) in [-1, 1], into buffers.
+
+        Of every model with batch norm, these are its statistics: see `refresh`.
+        """
+        refresh(self, normals)
 
 
 def refresh(model: Model, normals: Sequence[Tensor], rounds: int = 16) -> None:

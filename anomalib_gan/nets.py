@@ -3,7 +3,6 @@ bounded neighbourhood decides every output and a tiled image equals the whole on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -134,86 +133,6 @@ def perceptron(*sizes: int) -> list[nn.Module]:
 
 def dense(a: int, b: int) -> nn.Sequential:
     return block(nn.Conv2d(a, b, 1, bias=False), b)
-
-
-def patch_encoder(channels: int, width: int, code: int, norm: bool = True) -> nn.Sequential:
-    """Unpadded, stride 8: a 32 x 32 patch becomes exactly one code, (N, channels, 8h + 24, 8w + 24) -> (N, code, h,
-    w). `norm`: batch norm in between.
-    """
-
-    def down(a: int, b: int, side: int) -> nn.Sequential:
-        conv = nn.Conv2d(a, b, side, stride=2, bias=not norm)
-        return block(conv, b) if norm else nn.Sequential(conv, nn.LeakyReLU(0.2))
-
-    return nn.Sequential(
-        down(channels, width, 4),  # 32 -> 15
-        down(width, 2 * width, 3),  # 15 -> 7
-        down(2 * width, 4 * width, 3),  # 7 -> 3
-        nn.Conv2d(4 * width, code, 3),  # 3 -> 1
-    )
-
-
-def patch_generator(code: int, width: int, channels: int) -> nn.Sequential:
-    """One code becomes a 32 x 32 patch, a field of codes an image: (N, code, h, w) -> (N, channels, 8h + 24, 8w +
-    24).
-    """
-    return nn.Sequential(
-        block(nn.ConvTranspose2d(code, 4 * width, 3, bias=False), 4 * width),  # 1 -> 3
-        block(nn.ConvTranspose2d(4 * width, 2 * width, 3, stride=2, bias=False), 2 * width),  # 3 -> 7
-        block(nn.ConvTranspose2d(2 * width, width, 3, stride=2, bias=False), width),  # 7 -> 15
-        nn.ConvTranspose2d(width, channels, 4, stride=2),  # 15 -> 32
-        nn.Tanh(),
-    )
-
-
-class PatchCritic(nn.Module):
-    """D(s, z) of the source: one answer for every 32 x 32 patch and its code, unpadded, (N, 1, h, w)."""
-
-    stride, border = 8, 12  # of the answers; pixels at the image's edge that no answer is centred on
-    reach = 32  # no pixel of the detector's raw maps depends on anything farther away
-
-    def __init__(self, channels: int, width: int, code: int) -> None:
-        super().__init__()
-        self.image = patch_encoder(channels, width, 4 * width)
-        self.joint = nn.Sequential(
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(4 * width + code, 4 * width, 1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(4 * width, 1, 1),
-        )
-
-    def forward(self, s: Tensor, z: Tensor) -> Tensor:
-        return self.joint[-1](self.seen(s, z))
-
-    def seen(self, s: Tensor, z: Tensor) -> Tensor:
-        """What it answers by, (N, 4 width, h, w)."""
-        return self.joint[:-1](torch.cat((self.image(s), z), 1))
-
-
-class PatchFeatureCritic(nn.Module):
-    """As PatchCritic, with the features f_D(s, z) that it answers by: (N, 1, h, w) and (N, 4 width, h, w).
-
-    Without batch norm, so that its slope at a pair is that pair's own.
-    """
-
-    stride, border = 8, 12
-
-    def __init__(self, channels: int, width: int, code: int) -> None:
-        super().__init__()
-        self.image = patch_encoder(channels, width, 4 * width, norm=False)
-        self.features = nn.Sequential(nn.LeakyReLU(0.2), nn.Conv2d(4 * width + code, 4 * width, 1), nn.LeakyReLU(0.2))
-        self.head = nn.Conv2d(4 * width, 1, 1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # torch's own start shrinks from layer to layer where no norm mends it
-                nn.init.kaiming_normal_(module.weight, 0.2)
-
-    def forward(self, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.seen(s, z)
-        return self.head(features), features
-
-    def seen(self, s: Tensor, z: Tensor) -> Tensor:
-        """f_D(s, z)."""
-        return self.features(torch.cat((self.image(s), z), 1))
 
 
 def detail(channels: int, w1: int, w2: int) -> nn.Sequential:
@@ -416,77 +335,3 @@ def strided(channels: int, width: int, norm: bool = True, answers: int = 1, dim:
     first = nn.Sequential(CONVOLUTION[dim](channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2))
     features = nn.Sequential(first, down(width, 2 * width), down(2 * width, 4 * width))
     return Critic(features, CONVOLUTION[dim](4 * width, answers, 3, padding=1, bias=False))
-
-
-class PixelNorm(nn.Module):
-    """Each pixel's channels divided by their root mean square (Karras et al., 2018)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
-
-
-def coarse(x: Tensor, by: int) -> Tensor:
-    """Means of by x by pixels, each laid out over its pixels again: same size."""
-    return x if by == 1 else shrink(x, by).repeat_interleave(by, -2).repeat_interleave(by, -1)
-
-
-class Growing(nn.Module):
-    """A net of LEVELS doublings, grown as far as `level` says: between two whole levels the finer one is faded in."""
-
-    LEVELS = 3
-    level: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("level", torch.tensor(float(self.LEVELS)))
-
-
-class GrowingGenerator(Growing):
-    """(N, code, h, w) -> (N, channels, 8h, 8w) in [-1, 1]; what is coarser as yet is laid out in blocks."""
-
-    def __init__(self, code: int, width: int, channels: int) -> None:
-        super().__init__()
-        widths = (2 * width, 2 * width, width, width // 2)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.LeakyReLU(0.2), PixelNorm())
-            for a, b in pairwise((code, *widths))
-        )
-        self.to_image = nn.ModuleList(nn.Conv2d(b, channels, 1) for b in widths)
-
-    def forward(self, z: Tensor) -> Tensor:
-        level, stage = float(self.level), 0
-        x = self.blocks[0](z)
-        image = self.to_image[0](x)
-        while stage < level:
-            stage += 1
-            x = self.blocks[stage](interpolate(x, scale_factor=2.0))
-            before, image = image, self.to_image[stage](x)
-            if level < stage:
-                image = torch.lerp(interpolate(before, scale_factor=2.0), image, 1 - (stage - level))
-        return interpolate(image.tanh(), scale_factor=float(2 ** (self.LEVELS - stage)))
-
-
-class GrowingFeatures(Growing):
-    """(N, channels, 8h, 8w) -> (N, 2 width, h, w), the generator's mirror; below the last level it looks at means."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        widths = (2 * width, 2 * width, width, width // 2)
-        self.from_image = nn.ModuleList(nn.Sequential(nn.Conv2d(channels, b, 1), nn.LeakyReLU(0.2)) for b in widths)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(b, a, 3, padding=1), nn.LeakyReLU(0.2)) for a, b in pairwise((widths[0], *widths))
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        level = float(self.level)
-        top = math.ceil(level)
-
-        def seen(stage: int) -> Tensor:
-            return self.from_image[stage](shrink(x, 2 ** (self.LEVELS - stage)))
-
-        f = seen(top)
-        for stage in range(top, 0, -1):
-            f = avg_pool2d(self.blocks[stage](f), 2)
-            if stage == top and level < top:
-                f = torch.lerp(seen(stage - 1), f, 1 - (top - level))
-        return self.blocks[0](f)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +47,32 @@ def omp(D: Tensor, z: Tensor, nonzeros: int) -> Tensor:
         code = torch.zeros_like(target).scatter(1, chosen, x)
         left = target - code @ gram
     return code.to(z)
+
+
+def online(z: Tensor, atoms: int, penalty: float, batch: int, say: Callable[..., None]) -> Tensor:
+    """The dictionary (n, atoms) of columns of at most unit norm that one pass over z (M, n), `batch` vectors at a time,
+    learns for codes by the lasso: Online Dictionary Learning for Sparse Coding (Mairal et al., 2009), scikit-learn's.
+
+    `say` is told now and then how far it is, as a logger is. The randomness is torch's.
+    """
+    from sklearn.decomposition import MiniBatchDictionaryLearning  # here, for it takes a second
+
+    rounds = math.ceil(len(z) / batch)
+
+    def tell(state: dict[str, Any]) -> None:
+        if state["i"] % 10 == 0:
+            say("dictionary: round %d of %d", state["i"], rounds)
+
+    learner = MiniBatchDictionaryLearning(
+        n_components=atoms,
+        alpha=penalty,
+        max_iter=1,
+        batch_size=batch,
+        fit_algorithm="lars",
+        callback=tell,
+        random_state=int(torch.randint(2**31, ())),
+    )
+    return torch.from_numpy(learner.fit(z.cpu().numpy()).components_.T)
 
 
 def ksvd(z: Tensor, atoms: int, nonzeros: int, rounds: int) -> Iterator[tuple[Tensor, float]]:

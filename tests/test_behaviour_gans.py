@@ -13,7 +13,8 @@ from torch import nn
 
 from anomalib_gan.model import Player
 from anomalib_gan.models import MODELS
-from anomalib_gan.nets import AutoencodingCritic, Critic, coarse, normalised
+from anomalib_gan.nets import AutoencodingCritic, Critic, normalised
+from anomalib_gan.nets_growing import coarse
 from anomalib_gan.penalties import slopes
 from anomalib_gan.training import Trainer
 

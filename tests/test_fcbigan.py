@@ -8,9 +8,9 @@ from torch.nn.functional import avg_pool2d
 
 from anomalib_gan.edges import RINGS, along, depths
 from anomalib_gan.grain import grain
+from anomalib_gan.mixing import SHARE, SIGMAS
 from anomalib_gan.model import Defective
 from anomalib_gan.models import build, fcbigan
-from anomalib_gan.models.fcbigan import SHARE, SIGMAS
 from anomalib_gan.negatives import closer
 from anomalib_gan.nets import shrink
 from anomalib_gan.residuals import gaussian

@@ -44,7 +44,8 @@ RULES = [  # (who, may not import, except)
             f"{A}.{name}"
             for name in (
                 *("objectives", "penalties", "likelihoods", "residuals", "corruption"),
-                *("nets", "nets_translation", "nets_resnet", "replay", "diffusion", "nets_diffusion", "trunks"),
+                *("nets", "nets_patch", "nets_growing", "nets_translation", "nets_resolution", "nets_resnet"),
+                *("replay", "diffusion", "nets_diffusion", "trunks"),
             )
         ),
         (f"{A}.models",),
@@ -59,19 +60,8 @@ RULES = [  # (who, may not import, except)
             f"pipelines.{name}"
             for name in (
                 *("benchmark", "calibrate", "diagnose", "evaluate", "explore", "exploring", "export", "inverting"),
-                *(
-                    "latent",
-                    "load",
-                    "paint",
-                    "restoring",
-                    "score",
-                    "stacks",
-                    "train",
-                    "transferring",
-                    "translate",
-                    "types",
-                    "upscale",
-                ),
+                *("latent", "load", "paint", "restoring", "score", "stacks", "train", "transferring", "translate"),
+                *("types", "upscale"),
             )
         ),
         ("dashboard",),

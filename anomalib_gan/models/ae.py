@@ -10,13 +10,12 @@ et al., 2007).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from anomalib_gan.model import About, Model, Move, Player, refresh
+from anomalib_gan.model import About, Model, Move, Player
 from anomalib_gan.nets import encoder, enlarge, generator, perceptrons, shrink
 from anomalib_gan.penalties import edge_gap, total_variation
 from anomalib_gan.residuals import RESIDUALS, smooth
@@ -135,7 +134,3 @@ class AE(Model):
 
     def trunks(self) -> dict[str, nn.Module]:
         return {"encoder": self.E}
-
-    @torch.no_grad()
-    def settle(self, normals: Sequence[Tensor]) -> None:
-        refresh(self, normals)

@@ -15,16 +15,16 @@ third map: Efficient GAN-Based Anomaly Detection (Zenati et al., 2018).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, Uniform
-from torch.nn.functional import pad
 
-from anomalib_gan.model import About, Model, Move, Player, refresh
-from anomalib_gan.nets import PatchFeatureCritic, enlarge, judged, patch_encoder, patch_generator, shrink
+from anomalib_gan.model import About, Model, Move, Player
+from anomalib_gan.nets import enlarge, judged, shrink
+from anomalib_gan.nets_patch import PatchFeatureCritic, joined, parted, patch_encoder, patch_generator, placed
 from anomalib_gan.objectives import objective_of
 from anomalib_gan.penalties import linear_total_correlation, mutual_information, r1
 from anomalib_gan.residuals import euclidean, smooth
@@ -163,27 +163,3 @@ class BiGAN(Model):
 
     def trunks(self) -> dict[str, nn.Module]:
         return {"encoder": self.E, "critic": OfPairs(self.E, self.D)}
-
-    @torch.no_grad()
-    def settle(self, normals: Sequence[Tensor]) -> None:
-        refresh(self, normals)
-
-
-def joined(s: Tensor, z: Tensor) -> Tensor:
-    """Pairs as one tensor (N, numbers of both), of which one slope can be taken."""
-    return torch.cat((s.flatten(1), z.flatten(1)), 1)
-
-
-def parted(pair: Tensor, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """`joined` undone: tensors of the shapes of s and z."""
-    first, second = pair.split((s[0].numel(), z[0].numel()), 1)
-    return first.view(s.shape), second.view(z.shape)
-
-
-def placed(field: Tensor) -> Tensor:
-    """Answers for patches, (N, 1, h / 8 - 3, w / 8 - 3), at the pixels in whose middle they lie, (N, 1, h, w).
-
-    Pixels at the image's edge that are no patch's middle get the nearest answer.
-    """
-    border = PatchFeatureCritic.border
-    return pad(enlarge(field, PatchFeatureCritic.stride), (border,) * 4, mode="replicate")

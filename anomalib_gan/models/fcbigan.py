@@ -19,41 +19,28 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import avg_pool2d, pad
+from torch.nn.functional import pad
 
 from anomalib_gan.contrast import AROUND, evened
 from anomalib_gan.corruption import corrupt
 from anomalib_gan.drawing import Drawing
-from anomalib_gan.edges import RINGS, along, depths
+from anomalib_gan.mixing import Mixing
 from anomalib_gan.model import About, Defective, Move, Player, normals_of, refresh
 from anomalib_gan.negatives import closer, told_apart
-from anomalib_gan.nets import (
-    DenseCritic,
-    FineCritic,
-    PatchCritic,
-    encoder,
-    enlarge,
-    generator,
-    judged,
-    shrink,
-)
+from anomalib_gan.nets import DenseCritic, FineCritic, encoder, enlarge, generator, judged, shrink
+from anomalib_gan.nets_patch import PatchCritic
 from anomalib_gan.objectives import OBJECTIVES
 from anomalib_gan.penalties import grey_gap, spectrum_gap
-from anomalib_gan.proxy import examples_of, generous
-from anomalib_gan.residuals import RESIDUALS, blur, by_cells, gaussian, mean_odds, odds
+from anomalib_gan.residuals import RESIDUALS, by_cells, mean_odds
 from anomalib_gan.scale import SIDE_OF_PATCH, working_scale
 from anomalib_gan.trunks import OfPairs
 
-SIGMAS = (2.0, 3.0, 4.0, 6.0)  # working px, among which the smoothing is found
-SHARE = 0.25  # largest share of the residual in the map
 Norm = Literal["ssim", "l1", "l2"]
-Score = Literal["default", "source"]
 
 
-class FCBiGAN(Drawing):
+class FCBiGAN(Mixing, Drawing):
     """E: image -> field of codes, G: field of codes -> image, D: (image, codes) -> an answer for every place;
     F: image at twice the working scale -> the same for fine detail, where there are such a scale and negatives.
 
@@ -69,7 +56,6 @@ class FCBiGAN(Drawing):
         "Donahue et al., 2017",
         "implicit",
     )
-    score: Score = "default"  # "source": the formula's terms at every pixel, as they are
     evens = True  # D sees the image with its local contrast made even: light and exposure are no defects
     batch = 8
     critic_steps = 6  # moves of D to one of E and G; with negatives only the first of them plays the game
@@ -78,9 +64,7 @@ class FCBiGAN(Drawing):
     turn = 0.04  # of D's weight matrices
     texture = 0.3  # weight of what G descends so that its samples have the images' power spectrum and grey levels
     penalised: Literal["both", "encoder"] = "both"  # who descends the reconstruction penalty
-    cell = 4  # working pixels to a pixel of the raw map: D's stride
     reconstruction = 1.0  # weight of the penalty
-    limit = 1.0  # of the standardised residual
 
     def __init__(
         self,
@@ -103,47 +87,23 @@ class FCBiGAN(Drawing):
         self.adversarial, self.negatives, self.defects = adversarial, negatives, negatives > 0
         self.norm, self.turned = norm, turned
         self.objective = OBJECTIVES["least-squares"]
-        self.found: dict[str, float] = {}
         self.E, self.G, self.D = self.nets(width)
         self.F = FineCritic(channels, width // 2) if negatives and shrink > 1 else None
         self.stride = 8 * shrink
         self.smallest = self.stride
-        widest = max(SIGMAS) if smoothing is None else smoothing
+        widest = self.register_mixing(3 if self.F is None else 4)
         reach = self.D.reach + AROUND * self.evens + 3 * widest + 2 * self.cell
         self.halo = self.stride * -int(-reach * shrink // self.stride)
-        side = 2 * round(3 * widest / self.cell) + 1
-        self.register_buffer("kernel", pad(torch.ones(1), (side // 2,) * 2))
-        self.register_buffer("weights", torch.tensor([1.0, 0.0, 0.0]))  # of critic, residual and likelihood in the map
-        terms = 3 if self.F is None else 4
-        self.register_buffer("mean", torch.zeros(terms, RINGS + 1))  # of each on normal images, from the edge inwards
-        self.register_buffer("spread", torch.ones(terms, RINGS + 1))
         self.border = self.D.border
         self.register_drawing()
         self.register_buffer("code_precision", torch.eye(code))
-        self.kernel: Tensor
-        self.weights: Tensor
-        self.mean: Tensor
-        self.spread: Tensor
         self.code_precision: Tensor
-        if smoothing is not None:
-            self.smoothed(smoothing)
-        if alpha is not None:
-            self.mixed(alpha)
 
     def nets(self, width: int) -> tuple[nn.Module, nn.Module, DenseCritic | PatchCritic]:
         """E, G and D: padded, codes at stride 8, answers at stride 4."""
         widths = (width // 2, width, 3 * width // 2)
         encoding, drawing = encoder(self.channels, widths, self.code), generator(self.code, widths, self.channels)
         return encoding, drawing, DenseCritic(self.channels, width, self.code, answers=2 if self.negatives else 1)
-
-    def smoothed(self, sigma: float) -> None:
-        """The map is smoothed by `sigma` working pixels from here on."""
-        kernel = gaussian(sigma / self.cell, self.kernel) if sigma else torch.ones(1)
-        self.kernel.copy_(pad(kernel, ((len(self.kernel) - len(kernel)) // 2,) * 2))
-
-    def mixed(self, alpha: float) -> None:
-        """The critic has the share `alpha` in the map from here on, the residual the rest."""
-        self.weights.copy_(torch.tensor([alpha, 1 - alpha, self.likelihood]))
 
     @classmethod
     def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:
@@ -260,37 +220,6 @@ class FCBiGAN(Drawing):
             )
         return torch.cat((critic, residual, surprise), 1)
 
-    def standardised(self, x: Tensor) -> Tensor:
-        """Critic, residual and likelihood, smoothed, with mean 0 and spread 1 on normal images; in source mode without.
-
-        At the edge of an image a network sees less and is less sure, of normal images as well, so mean and spread are
-        those of the same distance from the edge. Of two critics the more alarmed one counts, place by place, softly
-        (logsumexp): a pit is for one to see, a wide film for the other. The residual's long tails on normal images are
-        cut at `limit`: it may tip the scales, but no threshold has to be set by it.
-        """
-        return self.relative(self.components(x))
-
-    def relative(self, field: Tensor) -> Tensor:
-        found = self.pooled(field)
-        if self.score == "source":
-            return found
-        found = (found - along(self.mean, found)) / along(self.spread, found)
-        critic, residual, surprise, *fine = found.split(1, 1)
-        for other in fine:  # logsumexp, by operators that bundles may hold
-            critic = torch.maximum(critic, other) + (1 + (-(critic - other).abs()).exp()).log()
-        return torch.cat((critic, residual.clamp(-self.limit, self.limit), surprise), 1)
-
-    def pooled(self, field: Tensor) -> Tensor:
-        """`components`, smoothed. Of the critic's log-odds the odds are averaged, not their logarithms: a pit that
-        fills a small part of the window must not drown in the certainty around it that all is well.
-        """
-        if self.score == "source":
-            return blur(field, self.kernel)
-        critic, residual, surprise, *fine = field.split(1, 1)
-        found = blur(torch.cat((odds(critic), residual, surprise, *map(odds, fine)), 1), self.kernel)
-        critic, residual, surprise, *fine = found.split(1, 1)
-        return torch.cat((critic.log(), residual, surprise, *(one.log() for one in fine)), 1)
-
     def anomaly_map(self, x: Tensor) -> Tensor:
         found = self.standardised(x)
         return enlarge((self.weights[:, None, None] * found).sum(1, keepdim=True), self.cell * self.shrink)
@@ -333,47 +262,6 @@ class FCBiGAN(Drawing):
         if self.smoothing is None or self.alpha is None:
             self.tune(normals, fields)
         self.fit_samples(normals)
-
-    def standardise(self, fields: Sequence[Tensor]) -> None:
-        """Mean and spread of the smoothed components of normal images, by distance from the edge."""
-        fields = [self.pooled(field) for field in fields]
-        depth = torch.cat([depths(field).flatten() for field in fields])
-        values = torch.cat([field.flatten(2)[0] for field in fields], 1)
-        for ring in range(RINGS + 1):
-            here = values[:, depth.round() == ring]
-            if here.shape[1] > 1:  # narrow images have no middle
-                self.mean[:, ring] = here.mean(1)
-                self.spread[:, ring] = here.std(1).clamp_min(1e-6)
-
-    def tune(self, normals: Sequence[Tensor], fields: Sequence[Tensor]) -> None:
-        """Smoothing and mixing, so far as they are not given, from normal images with synthetic defects that training
-        leaves out.
-
-        The residual's share is the larger the better it tells such defects alone: 0 at an AUROC of 0.5, SHARE from 0.75
-        on. The smoothing is the one with the largest pixel AUROC against masks as generous as people draw them.
-        """
-        cell = self.cell * self.shrink
-        examples = [
-            (self.components(x), avg_pool2d(generous(opacity), cell).flatten() > 0.5)
-            for x, opacity in examples_of(normals, self.stride)
-        ]
-        truth = torch.cat([mask for _, mask in examples]).cpu()
-        best = -1.0
-        sigmas = SIGMAS if self.smoothing is None else (self.smoothing,)
-        self.found = {"smoothing": sigmas[0], "alpha": 1 - SHARE if self.alpha is None else self.alpha}
-        telling = bool(truth.any() and not truth.all())  # else no defect can be seen, and nothing tells settings apart
-        for sigma in sigmas if telling else ():
-            self.smoothed(sigma)
-            self.standardise(fields)
-            found = torch.cat([self.relative(field).flatten(2)[0] for field, _ in examples], 1).cpu()
-            worth = float(roc_auc_score(truth, found[1]))
-            alpha = 1 - SHARE * min(max(4 * (worth - 0.5), 0.0), 1.0) if self.alpha is None else self.alpha
-            value = float(roc_auc_score(truth, alpha * found[0] + (1 - alpha) * found[1]))
-            if value > best:
-                best, self.found = value, {"smoothing": sigma, "alpha": round(alpha, 3)}
-        self.smoothed(self.found["smoothing"])
-        self.standardise(fields)
-        self.mixed(self.found["alpha"])
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """G(E(x)), brought back to the size of x."""

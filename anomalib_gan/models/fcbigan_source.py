@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from anomalib_gan.mixing import Score
 from anomalib_gan.model import About
-from anomalib_gan.models.fcbigan import FCBiGAN, Norm, Score
-from anomalib_gan.nets import DenseCritic, PatchCritic, patch_encoder, patch_generator
+from anomalib_gan.models.fcbigan import FCBiGAN, Norm
+from anomalib_gan.nets import DenseCritic
+from anomalib_gan.nets_patch import PatchCritic, patch_encoder, patch_generator
 
 
 class SourceFCBiGAN(FCBiGAN):

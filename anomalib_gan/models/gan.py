@@ -19,20 +19,18 @@ import torch
 from torch import Tensor, nn
 
 from anomalib_gan.grain import unshrink
-from anomalib_gan.inversion import Inversion, cut, invert, laid
-from anomalib_gan.model import About, Model, Move, Player, refresh
-from anomalib_gan.nets import Critic, enlarge, judged, perceptron_critic, perceptron_generator, shrink
+from anomalib_gan.inverted import Inverted
+from anomalib_gan.model import About, Move, Player
+from anomalib_gan.nets import Critic, perceptron_critic, perceptron_generator, shrink
 from anomalib_gan.objectives import objective_of
 from anomalib_gan.penalties import r1
-from anomalib_gan.residuals import smooth
 from anomalib_gan.scale import working_scale
 
 SIDE = 48  # working px, of the patches that are trained on and inverted
-BANK = 128  # codes whose images inversion starts from
 MARGIN = 2  # codes around a sample that are drawn and cut off
 
 
-class GAN(Model):
+class GAN(Inverted):
     """G: field of codes -> image, D: image -> an answer for every place; `code` numbers for `cell` x `cell` px.
 
     `patch`, in px, of training and inversion. `shrink`: the working scale is 1/shrink of the image. `objective`: one of
@@ -42,13 +40,9 @@ class GAN(Model):
     """
 
     about = About("a generator against a critic, both perceptrons", "Goodfellow et al., 2014", "implicit")
-    exportable = "the map needs an optimisation"
-    looked_at = 4
     cell = 16  # working px to a code
     lr = 1e-3
     betas = (0.5, 0.99)
-    bank: Tensor
-    unit: Tensor
 
     def __init__(
         self,
@@ -74,17 +68,8 @@ class GAN(Model):
         self.channels, self.code, self.batch, self.shrink, self.r1 = channels, code, batch, shrink, r1
         self.patch = self.stride = self.smallest = patch
         self.objective, self.critic_steps = objective_of(objective), critic_steps
-        self.inversion: dict[str, Any] = {
-            "residual": residual, "feature": feature, "likelihood": likelihood, "steps": steps
-        }  # fmt: skip
-        self.score, self.smoothing = score, smoothing
-        self.weights = {"residual": 1.0, "feature": feature, "likelihood": likelihood}
         self.G, self.D = self.nets(width)
-        self.halo = patch * -int(-(patch + (3 * smoothing + 2) * shrink) // patch)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.register_buffer("bank", self.prior(torch.empty(BANK, 1, *[patch // shrink] * self.dim)))
-        self.register_buffer("unit", torch.ones(()))  # mean absolute feature of normal images
+        self.search(residual, feature, likelihood, steps, score, smoothing)
 
     def nets(self, width: int) -> tuple[nn.Module, Critic]:
         return (
@@ -115,10 +100,6 @@ class GAN(Model):
     def real(self, batches: Iterator[Tensor]) -> Tensor:
         return shrink(next(batches), self.shrink)
 
-    def seen(self, x: Tensor) -> Tensor:
-        """What the critic is shown of real images."""
-        return shrink(x, self.shrink)
-
     def flat(self, D: Callable[[Tensor], Tensor], x: Tensor) -> dict[str, Tensor]:
         """The critic's term for being flat at real images, where it is asked for."""
         return {"r1": self.r1 * r1(D, x)} if self.r1 else {}
@@ -136,43 +117,12 @@ class GAN(Model):
             yield "critic", {"adv": self.objective.critic(self.D(x), self.D(fake)), **self.flat(self.D, x)}
         yield "generator", {"adv": self.objective.generator(self.D(self.G(self.prior(x))))}
 
-    def anomaly_map(self, x: Tensor) -> Tensor:
-        return self.parts(x)["map"]
-
-    def parts(self, x: Tensor) -> dict[str, Tensor]:
-        """G(z*) at the size of x (N, C, H, W), the field of codes z*, and the map."""
-        s = shrink(x, self.shrink)
-        side = self.patch // self.shrink
-        rows = [size // side for size in s.shape[2:-1]]
-        with judged(self.G, self.D):
-            found = self.inverted(cut(s, side))
-        z, again = (laid(one, len(s), *rows) for one in (found.z, found.image))
-        chosen = {"likelihood": 1.0} if self.score == "likelihood" else self.weights
-        surprise = smooth(laid(found.left(chosen), len(s), *rows), self.smoothing)
-        return {
-            "reconstruction": enlarge(again, self.shrink), "code": z, "map": enlarge(surprise, self.shrink)
-        }  # fmt: skip
-
-    def inverted(self, s: Tensor) -> Inversion:
-        """The patches (M, C, side, side) at working scale, inverted."""
-        return invert(self.G, lambda y: self.D.features(y) / self.unit, s, self.bank, **self.inversion)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return self.parts(x)["reconstruction"]
-
     def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
         s = shrink(x, self.shrink)
         return self.D(s), self.D(self.G(self.prior(s)))
 
     def trunks(self) -> dict[str, nn.Module]:
         return {"critic": self.D.features}
-
-    @torch.no_grad()
-    def settle(self, normals: Sequence[Tensor]) -> None:
-        refresh(self, normals)
-        with judged(self.D):
-            sizes = [self.D.features(self.seen(x)).abs().mean() for x in normals]
-        self.unit.copy_(torch.stack(sizes).mean().clamp_min(1e-6))
 
     def generate(self, z: Tensor) -> Tensor:
         """Images (N, C, H, W) in [-1, 1] from codes (N, code, h, w)."""

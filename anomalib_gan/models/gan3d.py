@@ -18,12 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from anomalib_gan.likelihoods import kl_diagonal
+from anomalib_gan.likelihoods import kl_diagonal, normal_of
 from anomalib_gan.model import About, Move, Player, over_processes
 from anomalib_gan.models.gan import GAN
 from anomalib_gan.nets import Critic, encoder, judged, strided, transposed
-
-LOG_VARIANCE = (-12.0, 6.0)  # of a code, lest its exponential overflow
 
 
 class GAN3D(GAN):
@@ -114,8 +112,7 @@ class GAN3D(GAN):
         """q(z|y) of pictures (N, C, h, w), multiples of 8: over (N, code, side / 8, h / 8, w / 8)."""
         if self.E is None:
             raise ValueError("this model has no encoder of pictures: train with --param picture=true")
-        mean, log_variance = self.E(y).float().unflatten(1, (2 * self.code, -1)).chunk(2, 1)
-        return Normal(mean, (log_variance.clamp(*LOG_VARIANCE) / 2).exp(), validate_args=False)
+        return normal_of(self.E(y).unflatten(1, (2 * self.code, -1)))
 
     def volume(self, y: Tensor) -> Tensor:
         """Pictures (N, C, h, w) in [-1, 1] -> the volumes (N, C, side, h, w) that G draws from their mean codes."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from anomalib_gan.corruption import SPOILT, corrupt
-from anomalib_gan.model import About, Defective, Model, Move, Player, refresh
+from anomalib_gan.model import About, Defective, Model, Move, Player
 from anomalib_gan.nets import enlarge, normalised, shrink, strided
 from anomalib_gan.nets_painting import Painter
 from anomalib_gan.objectives import objective_of
@@ -127,7 +127,3 @@ class MaskGAN(Model):
         """
         s = shrink(x, self.shrink)
         return (x + enlarge(self.G(s, self.masked(mask), z) - s, self.shrink)).clamp(-1, 1)
-
-    def settle(self, normals: Sequence[Any]) -> None:
-        """`normals`: images (1, C, H, W) or, of what it played with, `Defective` patches."""
-        refresh(self, normals)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from anomalib_gan.model import About, Model, Move, Pair, Player, refresh
+from anomalib_gan.model import About, Model, Move, Pair, Player
 from anomalib_gan.nets import enlarge, shrink, strided
 from anomalib_gan.nets_translation import Squares, UNet
 from anomalib_gan.objectives import objective_of
@@ -138,7 +138,3 @@ class Pix2Pix(Model):
     def translate(self, x: Tensor) -> Tensor:
         """What G makes of x; both (N, C, H, W) in [-1, 1]."""
         return enlarge(self.G(shrink(x, self.shrink)), self.shrink)
-
-    @torch.no_grad()
-    def settle(self, normals: Sequence[Any]) -> None:
-        refresh(self, normals)

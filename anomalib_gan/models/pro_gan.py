@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from anomalib_gan.model import About, Move
 from anomalib_gan.models.wgan_gp import WGANGP
-from anomalib_gan.nets import Critic, Growing, GrowingFeatures, GrowingGenerator, coarse
+from anomalib_gan.nets import Critic
+from anomalib_gan.nets_growing import Growing, GrowingFeatures, GrowingGenerator, coarse
 
 GROWN = 0.6  # share of the training after which all levels are there
 LEVELS = Growing.LEVELS

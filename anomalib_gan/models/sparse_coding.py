@@ -14,10 +14,9 @@ an outlier where phi0 is below what all but a few normal ones have: the map is b
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from torch.nn.functional import unfold
 from anomalib_gan.model import About, Model, Player, crops
 from anomalib_gan.nets import enlarge, shrink
 from anomalib_gan.patches import laid
-from anomalib_gan.sparse import CHUNK, ksvd, lasso, omp
+from anomalib_gan.sparse import CHUNK, ksvd, lasso, omp, online
 
 ROUNDS = 10  # of K-SVD
 KERNELS = 1024  # normal patches in whose features the density's kernels are centred
@@ -164,21 +163,4 @@ class SparseCoding(Model):
             *_, (D, left) = ksvd(z, self.D.shape[1], self.nonzeros, ROUNDS)
             log.info("dictionary: K-SVD leaves %.4g of the patches' norm", left)
             return D
-        from sklearn.decomposition import MiniBatchDictionaryLearning  # here, for it takes a second
-
-        rounds = math.ceil(len(z) / self.batch)
-
-        def tell(state: dict[str, Any]) -> None:
-            if state["i"] % 10 == 0:
-                log.info("dictionary: round %d of %d", state["i"], rounds)
-
-        learner = MiniBatchDictionaryLearning(
-            n_components=self.D.shape[1],
-            alpha=self.penalty,
-            max_iter=1,
-            batch_size=self.batch,
-            fit_algorithm="lars",
-            callback=tell,
-            random_state=int(torch.randint(2**31, ())),
-        )
-        return torch.from_numpy(learner.fit(z.cpu().numpy()).components_.T)
+        return online(z, self.D.shape[1], self.penalty, self.batch, log.info)

@@ -12,13 +12,13 @@ in it (Enhanced Deep Residual Networks for Single Image Super-Resolution, Lim et
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from anomalib_gan.model import About, Model, Move, Player, refresh
+from anomalib_gan.model import About, Model, Move, Player
 from anomalib_gan.nets import FeatureCritic, shrink
 from anomalib_gan.nets_resolution import SRResNet, bicubic
 from anomalib_gan.objectives import objective_of
@@ -147,7 +147,3 @@ class SRGAN(Model):
     def _answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`answers`; SRResNet has nobody to ask."""
         return self.D(x)[0], self.D(self.reconstruct(x))[0]
-
-    @torch.no_grad()
-    def settle(self, normals: Sequence[Tensor]) -> None:
-        refresh(self, normals)

@@ -9,7 +9,7 @@ warm-up: Generating Sentences from a Continuous Space (Bowman et al., 2016).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from anomalib_gan.evidence import log_evidence
-from anomalib_gan.likelihoods import LIKELIHOODS, kl_diagonal
-from anomalib_gan.model import About, Model, Move, Player, refresh
+from anomalib_gan.likelihoods import LIKELIHOODS, kl_diagonal, normal_of
+from anomalib_gan.model import About, Model, Move, Player
 from anomalib_gan.nets import encoder, enlarge, generator, perceptron, shrink
 from anomalib_gan.residuals import smooth
 
 SIDE = 8  # of a patch, and the convolutional codes' stride, in working pixels
 REACH = {"conv": 38, "mlp": SIDE - 1, "linear": SIDE - 1}  # working pixels from s to what it can change in G(E(s))
 JUDGED = {"conv": 2 * SIDE, "mlp": SIDE, "linear": SIDE}  # side of the patches of which log p(x) is estimated
-LOG_VARIANCE = (-12.0, 6.0)  # of a code, lest its exponential overflow
 
 
 class VAE(Model):
@@ -90,8 +89,7 @@ class VAE(Model):
 
     def posterior(self, s: Tensor) -> Normal:
         """q(z|x) of (N, C, 8 h, 8 w) at the working scale, over (N, code, h, w)."""
-        mean, log_variance = self.E(s).float().chunk(2, 1)
-        return Normal(mean, (log_variance.clamp(*LOG_VARIANCE) / 2).exp(), validate_args=False)
+        return normal_of(self.E(s))
 
     def log_likelihood(self, s: Tensor, z: Tensor) -> Tensor:
         """log p(x|z) of each number of s, (N, C, 8 h, 8 w), in nats; N images and one z, or N of both."""
@@ -151,7 +149,3 @@ class VAE(Model):
 
     def trunks(self) -> dict[str, nn.Module]:
         return {"encoder": self.E}
-
-    @torch.no_grad()
-    def settle(self, normals: Sequence[Tensor]) -> None:
-        refresh(self, normals)

@@ -14,22 +14,21 @@ D.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from anomalib_gan.likelihoods import kl_diagonal
-from anomalib_gan.model import About, Model, Move, Player, refresh
+from anomalib_gan.likelihoods import kl_diagonal, normal_of
+from anomalib_gan.model import About, Model, Move, Player
 from anomalib_gan.nets import FeatureCritic, encoder, enlarge, generator, judged, shrink
 from anomalib_gan.objectives import objective_of
 from anomalib_gan.residuals import RESIDUALS, smooth
 
 REACH = 38  # working pixels from s to what it can change in G(E(s))
 WINDOW = 4  # radius of SSIM's window
-LOG_VARIANCE = (-12.0, 6.0)  # of a code, lest its exponential overflow
 
 
 class VAEGAN(Model):
@@ -97,8 +96,7 @@ class VAEGAN(Model):
 
     def posterior(self, s: Tensor) -> Normal:
         """q(z|s) of images at the working scale: a field of Gaussians, (N, code, h, w)."""
-        mu, log_variance = self.E(s).float().chunk(2, 1)
-        return Normal(mu, (log_variance.clamp(*LOG_VARIANCE) / 2).exp(), validate_args=False)
+        return normal_of(self.E(s))
 
     def made(self, s: Tensor) -> tuple[Tensor, Normal]:
         """s^ and s_p, (2 N, C, h, w): in one batch, so that G's statistics are those of both; and q(z|s)."""
@@ -144,7 +142,3 @@ class VAEGAN(Model):
 
     def trunks(self) -> dict[str, nn.Module]:
         return {"encoder": self.E, "critic": self.D.features}
-
-    @torch.no_grad()
-    def settle(self, normals: Sequence[Tensor]) -> None:
-        refresh(self, normals)
