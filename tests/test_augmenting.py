@@ -17,7 +17,7 @@ from anomalib_gan.data import Crops, Held
 from anomalib_gan.models import build
 from anomalib_gan.run_settings import Settings
 from anomalib_gan.runtime.files import read_json
-from pipelines.benchmark import accuracy
+from pipelines.accuracy import accuracy
 from pipelines.train import train
 
 PAINTER = {"width": 8, "code": 3, "patch": 32, "batch": 4, "shrink": 1}

@@ -130,7 +130,8 @@ def test_the_table_of_samples_has_a_row_for_each_size_and_the_sheet_all_samples(
 @pytest.mark.slow
 def test_a_benchmark_trains_once_and_evaluates_every_mixture(tmp_path):
     from anomalib_gan.accuracy import ALPHAS, MIXTURES
-    from pipelines.benchmark import accuracy, generation, proxy
+    from pipelines.accuracy import accuracy, proxy
+    from pipelines.benchmark import generation
 
     readme = tmp_path / "README.md"
     readme.write_text("<!-- accuracy -->\n<!-- /accuracy -->\n", encoding="utf-8")

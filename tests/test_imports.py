@@ -59,7 +59,17 @@ RULES = [  # (who, may not import, except)
         tuple(
             f"pipelines.{name}"
             for name in (
-                *("benchmark", "calibrate", "diagnose", "evaluate", "explore", "exploring", "export", "inverting"),
+                *(
+                    "accuracy",
+                    "benchmark",
+                    "calibrate",
+                    "diagnose",
+                    "evaluate",
+                    "explore",
+                    "exploring",
+                    "export",
+                    "inverting",
+                ),
                 *("latent", "load", "paint", "restoring", "score", "stacks", "train", "transferring", "translate"),
                 *("types", "upscale"),
             )

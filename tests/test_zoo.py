@@ -94,7 +94,7 @@ def test_the_page_of_the_zoo_tells_of_every_model_and_shows_the_pictures_that_ar
 
 @pytest.mark.slow
 def test_the_benchmark_measures_and_the_page_draws_closed_forms_and_inversions_alike(dataset, tmp_path, monkeypatch):
-    from pipelines.benchmark import accuracy
+    from pipelines.accuracy import accuracy
 
     page = tmp_path / "zoo.md"
     page.write_text("<!-- accuracy -->\n<!-- /accuracy -->\n", encoding="utf-8")
