@@ -26,7 +26,8 @@ from anomalib_gan.runtime.bundle import Manifest, Precision
 from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.graphs import check_graph
 from anomalib_gan.runtime.image import ImageError, open_image
-from anomalib_gan.runtime.inspector import Backend, Inspection, Inspector
+from anomalib_gan.runtime.inspection import Backend, Inspection
+from anomalib_gan.runtime.inspector import Inspector
 from anomalib_gan.runtime.session import OnnxGraph
 from anomalib_gan.training import derive_seed
 

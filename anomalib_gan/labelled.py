@@ -21,7 +21,8 @@ from anomalib_gan import plots
 from anomalib_gan.evaluation_report import markdown
 from anomalib_gan.runtime.files import write_bytes, write_json
 from anomalib_gan.runtime.image import IMAGE_SUFFIXES, find_images, open_image
-from anomalib_gan.runtime.inspector import Inspection, Inspector, InvalidImage
+from anomalib_gan.runtime.inspection import Inspection, InvalidImage
+from anomalib_gan.runtime.inspector import Inspector
 from anomalib_gan.runtime.stack import Stack, open_stack
 from anomalib_gan.runtime.volume import VolumeInspection, VolumeInspector
 

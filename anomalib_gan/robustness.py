@@ -18,7 +18,8 @@ from anomalib_gan import evaluation as ev
 from anomalib_gan.data import normal_files
 from anomalib_gan.labelled import Sample, find_samples, read_mask
 from anomalib_gan.runtime.image import open_image
-from anomalib_gan.runtime.inspector import Inspection, Inspector
+from anomalib_gan.runtime.inspection import Inspection
+from anomalib_gan.runtime.inspector import Inspector
 
 Grey = NDArray[np.float32]  # (height, width, channels), white = 1
 

@@ -19,7 +19,8 @@ from anomalib_gan.machine import GIB, gpu_memory, peak_memory
 from anomalib_gan.opening import open_inspector
 from anomalib_gan.runtime.calls import Node
 from anomalib_gan.runtime.graphs import Graph
-from anomalib_gan.runtime.inspector import Backend, Inspector
+from anomalib_gan.runtime.inspection import Backend
+from anomalib_gan.runtime.inspector import Inspector
 from anomalib_gan.runtime.shapes import Program
 from anomalib_gan.runtime.tiling import Grid
 from anomalib_gan.speed_images import (

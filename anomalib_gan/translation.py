@@ -21,8 +21,9 @@ from anomalib_gan.checkpoint import load_model
 from anomalib_gan.export import memory_told, scaled, usable
 from anomalib_gan.model import Model
 from anomalib_gan.runtime.files import sha256_file, write_bytes
+from anomalib_gan.runtime.fitting import framed
 from anomalib_gan.runtime.image import ImageError, Picture, find_images
-from anomalib_gan.runtime.inspector import Opener, framed
+from anomalib_gan.runtime.inspector import Opener
 from anomalib_gan.runtime.tiling import Grid
 
 LARGEST = 2**31  # bytes of a picture that is written in one piece

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_gan.runtime.bundle import PARTS
-from anomalib_gan.runtime.inspector import Inspection
+from anomalib_gan.runtime.inspection import Inspection
 from anomalib_gan.runtime.manifest import fingerprint
 from dashboard.detectors import Detector
 from dashboard.kept import PICTURES

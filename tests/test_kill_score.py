@@ -19,7 +19,7 @@ import pytest
 from test_score import ENVIRONMENT, picture, results, rows, save, score_folder, temporary
 
 from anomalib_gan.runtime import Inspector
-from anomalib_gan.runtime.inspector import Backend
+from anomalib_gan.runtime.inspection import Backend
 
 BUNDLE = Path(__file__).with_name("frozen") / "v1.bundle"
 IMAGES = 80

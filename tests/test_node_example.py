@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 from anomalib_gan.runtime import Inspector, open_image
 from anomalib_gan.runtime.bundle import read_manifest
 from anomalib_gan.runtime.defects import LIMIT
-from anomalib_gan.runtime.inspector import Inspection
+from anomalib_gan.runtime.inspection import Inspection
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]

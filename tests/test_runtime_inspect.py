@@ -24,7 +24,8 @@ from anomalib_gan.runtime import tiling
 from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.defects import find_defects
 from anomalib_gan.runtime.image import ImageError, Picture, open_image
-from anomalib_gan.runtime.inspector import Inspection, Inspector, InvalidImage
+from anomalib_gan.runtime.inspection import Inspection, InvalidImage
+from anomalib_gan.runtime.inspector import Inspector
 from anomalib_gan.runtime.scores import image_score
 from anomalib_gan.runtime.tiling import Grid
 

@@ -18,7 +18,8 @@ from test_cli import Cli
 from anomalib_gan import data
 from anomalib_gan.records.pictures import read_map
 from anomalib_gan.runtime.image import ImageError
-from anomalib_gan.runtime.inspector import Inspector, InvalidImage
+from anomalib_gan.runtime.inspection import InvalidImage
+from anomalib_gan.runtime.inspector import Inspector
 from anomalib_gan.runtime.scores import hottest_mean
 from anomalib_gan.runtime.stack import open_stack
 from anomalib_gan.runtime.volume import STEP, WINDOW, VolumeCutter, VolumeInspector, volume_defects, volume_score

@@ -31,7 +31,8 @@ from anomalib_gan.records.tables import write_tables
 from anomalib_gan.runtime.calibration import Calibration
 from anomalib_gan.runtime.files import sha256_file
 from anomalib_gan.runtime.image import IMAGE_SUFFIXES, ImageError, Picture, find_images
-from anomalib_gan.runtime.inspector import Inspection, Inspector, InvalidImage
+from anomalib_gan.runtime.inspection import Inspection, InvalidImage
+from anomalib_gan.runtime.inspector import Inspector
 
 LANES = 2
 """So many images are inspected at a time where the backend gains from it: one is decoded and judged while another is

@@ -22,7 +22,7 @@ from anomalib_gan.records.scoring import survey
 from anomalib_gan.records.tables import text_of, write_csv
 from anomalib_gan.runtime.files import read_json, sha256_file, write_json
 from anomalib_gan.runtime.image import ImageError
-from anomalib_gan.runtime.inspector import told_of
+from anomalib_gan.runtime.inspection import told_of
 from anomalib_gan.runtime.volume import VolumeDefect, VolumeInspection, VolumeInspector
 
 ROWS = "results.json"

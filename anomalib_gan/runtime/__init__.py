@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from anomalib_gan.runtime.calibration import Calibration
     from anomalib_gan.runtime.defects import Defect
     from anomalib_gan.runtime.image import ImageError, Picture, find_images, open_image
-    from anomalib_gan.runtime.inspector import Inspection, Inspector, InvalidImage
+    from anomalib_gan.runtime.inspection import Inspection, InvalidImage
+    from anomalib_gan.runtime.inspector import Inspector
 
 __all__ = [
     "BundleError",
@@ -33,9 +34,9 @@ __all__ = [
     "find_images",
     "open_image",
 ]
-_HOMES = {"BundleError": "bundle", "Calibration": "calibration", "Defect": "defects"} | {
+_HOMES = {"BundleError": "bundle", "Calibration": "calibration", "Defect": "defects", "Inspector": "inspector"} | {
     **dict.fromkeys(("ImageError", "Picture", "find_images", "open_image"), "image"),
-    **dict.fromkeys(("Inspection", "Inspector", "InvalidImage"), "inspector"),
+    **dict.fromkeys(("Inspection", "InvalidImage"), "inspection"),
 }
 
 

@@ -8,120 +8,32 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from threading import Lock
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_gan.runtime import bundle
-from anomalib_gan.runtime.calibration import Calibration, Verdict
-from anomalib_gan.runtime.defects import Defect, DefectFinder
+from anomalib_gan.runtime.calibration import Calibration
+from anomalib_gan.runtime.defects import DefectFinder
+from anomalib_gan.runtime.fitting import enclosing, framed, resized
 from anomalib_gan.runtime.graphs import check_graph
 from anomalib_gan.runtime.image import ImageError, Picture, open_image
+from anomalib_gan.runtime.inspection import Backend, Inspection, InvalidImage, Map, name_of, told_of
 from anomalib_gan.runtime.naming import Codes, Naming
 from anomalib_gan.runtime.scores import ScoreAccumulator
 from anomalib_gan.runtime.tiling import Box, Grid, Tile
 
-Map = NDArray[np.float32]
 Sink = Callable[[int, Map], None]
 Opener = Callable[[Any], Picture]
 
 SCALE_TOLERANCE = 0.10  # relative difference of pixel sizes that is worth a warning, and a resampling where wished
 RESCALE_PIXELS = 64 * 2**20  # resampling holds the whole image, before and after, in memory
 PRELOAD_BYTES = 64 * 2**20  # stream() decodes images up to this size ahead; of larger ones it opens the file only
-
-
-class Backend(Protocol):
-    """A trained detector, ready to run. Pre- and post-processing that the map needs lie inside.
-
-    One that gains from being called by several threads at a time has an attribute `concurrent` that is true; one for
-    stacks, of which `volume` tells, an attribute `dim` that is 3.
-    """
-
-    @property
-    def channels(self) -> int: ...
-    @property
-    def stride(self) -> int:
-        """Height and width must be multiples of it; shifts by it shift the map."""
-        ...
-
-    @property
-    def halo(self) -> int:
-        """No pixel farther away than this influences a pixel of the map."""
-        ...
-
-    @property
-    def smallest(self) -> int:
-        """Least height and width, a multiple of `stride`."""
-        ...
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """(low, high) of the map on normal images: the fixed scale of all heat maps."""
-        ...
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of the weights, in hex."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """Where it computes, for people to read."""
-        ...
-
-    @property
-    def pixel_size(self) -> float | None:
-        """Micrometres per pixel of the training images, where known."""
-        ...
-
-    def __call__(self, image: NDArray[np.float32], white: float) -> NDArray[np.float32]:
-        """(N, C, H, W) raw grey levels in [0, white] -> (N, 1, H, W), finite, larger where less normal.
-
-        What does not fit into memory raises MemoryError; any other error is taken for a fault of the program.
-        """
-        ...
-
-
-@dataclass(eq=False)
-class Inspection:
-    """What was found in one image."""
-
-    name: str
-    map: Map | None = field(repr=False)  # (height, width), NaN in the info bar; None where a sink took it
-    score: float
-    peak: float  # maximum of the map
-    verdict: Verdict | None  # None without a calibration
-    defects: tuple[Defect, ...]  # by falling peak; none without a calibration
-    defect_count: int  # larger than len(defects) where there were too many to keep
-    height: int  # px, info bar included
-    width: int
-    content: int  # rows that are image; the info bar lies below
-    pixel_size: float | None  # micrometres per px
-    scale_warning: str | None  # the pixel size differs from the training images'
-    sha256: str | None  # of the file
-    model: str  # hash of the weights
-    device: str  # where the map was computed
-    timing: dict[str, float]  # seconds: decode, inference, post, types where named; what a sink takes is not counted
-    notes: tuple[str, ...]
-
-    def __repr__(self) -> str:
-        found = f"{self.defect_count} defect{'' if self.defect_count == 1 else 's'}"
-        verdict = f"{self.verdict}, {found}" if self.verdict else "not calibrated"
-        return f"Inspection({self.name!r}, {self.width}x{self.height}: score {self.score:.4g}, {verdict})"
-
-
-@dataclass(frozen=True)
-class InvalidImage:
-    """An image that could not be inspected, and why."""
-
-    name: str
-    reason: str
 
 
 class _SinkError(Exception):
@@ -488,7 +400,7 @@ class Inspector:
             picture.name, *size, picture.channels, picture.white, lambda top, bottom: pixels[top:bottom], timing
         ):
             map[top : top + len(rows)] = rows
-        yield 0, _resize(map, picture.content, picture.width)
+        yield 0, resized(map, picture.content, picture.width)
 
     def _enlarged(self, opened: _Source, factor: float) -> NDArray[np.float32]:
         """The content enlarged by `factor`, (height, width, channels)."""
@@ -502,7 +414,7 @@ class Inspector:
             )
         pixels = opened.read(0, height)
         start = perf_counter()
-        enlarged = _resize(np.asarray(pixels, np.float32), *size).reshape(*size, picture.channels)
+        enlarged = resized(np.asarray(pixels, np.float32), *size).reshape(*size, picture.channels)
         opened.seconds += perf_counter() - start
         return enlarged
 
@@ -514,7 +426,7 @@ class Inspector:
         if factor != 1:
             pixels = self._enlarged(opened, factor)
             (height, width), read = pixels.shape[:2], lambda top, bottom: pixels[top:bottom]
-            boxes = [_scaled(box, height / picture.content, width / picture.width) for box in boxes]
+            boxes = [enclosing(box, height / picture.content, width / picture.width) for box in boxes]
         self._large_enough(picture.name, height, width)
 
         def window(place: Box) -> NDArray[np.float32]:
@@ -593,37 +505,6 @@ class Inspector:
         return maps, seconds
 
 
-def framed(name: str, pixels: NDArray[Any], channels: int, height: int, width: int) -> NDArray[np.float32]:
-    """(h, w, 1 or 3) -> (the model's channels, height, width), what lies beyond the image repeating its edge."""
-    pixels = adapted(name, pixels, channels)
-    below, beside = height - pixels.shape[0], width - pixels.shape[1]
-    padded = np.pad(pixels, ((0, below), (0, beside), (0, 0)), mode="edge")
-    return np.ascontiguousarray(np.moveaxis(padded, -1, 0), np.float32)
-
-
-def adapted(name: str, pixels: NDArray[Any], channels: int) -> NDArray[Any]:
-    """(..., 1 or 3) -> (..., channels): those that a model has."""
-    if pixels.shape[-1] == channels:
-        return pixels
-    if pixels.shape[-1] == 1:
-        return np.repeat(pixels, 3, axis=-1)
-    if not (pixels == pixels[..., :1]).all():
-        raise ImageError(f"{name}: the image has colours but the model was trained on grey images: convert it to grey")
-    return pixels[..., :1]
-
-
-def _resize(pixels: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    area = height * width < pixels.shape[0] * pixels.shape[1]
-    resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
-    return np.asarray(resized, np.float32)
-
-
-def _scaled(box: Box, down: float, right: float) -> Box:
-    """The box in an image enlarged by these factors: all pixels that it touches."""
-    top, left, bottom, end = box.top * down, box.left * right, box.bottom * down, box.right * right
-    return Box(math.floor(top), math.floor(left), math.ceil(bottom), math.ceil(end))
-
-
 def _send(sink: Sink | None, top: int, rows: Map) -> None:
     if sink is not None:
         try:
@@ -635,19 +516,3 @@ def _send(sink: Sink | None, top: int, rows: Map) -> None:
 def _cause(error: _SinkError) -> BaseException:
     assert error.__cause__ is not None
     return error.__cause__
-
-
-def name_of(source: Any) -> str:
-    """What to call an image before it is opened."""
-    if isinstance(source, Picture):
-        return source.name
-    return os.fsdecode(source) if isinstance(source, str | os.PathLike) else f"<{type(source).__name__}>"
-
-
-def told_of(error: Exception) -> str:
-    """What to say of an error that an image met with."""
-    if isinstance(error, ImageError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return f"not enough memory: {error}" if str(error) else "not enough memory"
-    return f"{type(error).__name__}: {error}"

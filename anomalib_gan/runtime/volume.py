@@ -20,8 +20,10 @@ from scipy import ndimage
 
 from anomalib_gan.runtime.calibration import Calibration, Verdict
 from anomalib_gan.runtime.defects import LIMIT
+from anomalib_gan.runtime.fitting import adapted
 from anomalib_gan.runtime.image import ImageError
-from anomalib_gan.runtime.inspector import Backend, InvalidImage, Sink, adapted, name_of, told_of
+from anomalib_gan.runtime.inspection import Backend, InvalidImage, name_of, told_of
+from anomalib_gan.runtime.inspector import Sink
 from anomalib_gan.runtime.scores import hottest_mean, starts
 from anomalib_gan.runtime.stack import Stack, open_stack
 from anomalib_gan.runtime.tiling import Grid
