@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomalib_gan import checkpoint, data
+from anomalib_gan import checkpoint, data, holding
 from anomalib_gan.corruption import noise, visible
 from anomalib_gan.labelled import find_samples, read_mask
 from anomalib_gan.model import Defective, Model
@@ -78,7 +78,7 @@ class Helper:
         kind = Painting if hasattr(self.model, "paint") else Sampling
         return kind(batches, self.model, self.share, seed, rank)
 
-    def leaks(self, held: Sequence[data.Held]) -> list[str]:
+    def leaks(self, held: Sequence[holding.Held]) -> list[str]:
         """A warning where the run saw pixels that this training holds back."""
         seen = {image["sha256"] for image in read_card(self.run)["data"]["images"]}
         kept = {one.sha256: one.box for one in held_back(self.run)}
@@ -202,7 +202,7 @@ class Feed:
     warnings: list[str]
 
 
-def feed(settings: Any, net: Model, crops: data.Crops, held: Sequence[data.Held]) -> Feed:
+def feed(settings: Any, net: Model, crops: data.Crops, held: Sequence[holding.Held]) -> Feed:
     """The batches that `settings`, those of a run, ask for. A ValueError says what cannot be."""
     batches: Batches = crops
     told: dict[str, Any] = {"augmented": None, "defects": None}
@@ -227,7 +227,7 @@ def feed(settings: Any, net: Model, crops: data.Crops, held: Sequence[data.Held]
 # --- before and after ------------------------------------------------------------------------------------------------
 
 
-def check_comparable(run: str | os.PathLike[str], card: Mapping[str, Any], held: Sequence[data.Held]) -> None:
+def check_comparable(run: str | os.PathLike[str], card: Mapping[str, Any], held: Sequence[holding.Held]) -> None:
     """A ValueError where a run cannot be compared with a training: other images, other pixels held back, or no map."""
     checkpoint.load_model(run)
     if read_card(run)["data"]["fingerprint"] != card["data"]["fingerprint"]:

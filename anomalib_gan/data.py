@@ -1,12 +1,12 @@
-"""Normal images: found, read once, split into training and held-back pixels, and cropped into batches on the device."""
+"""Normal images: found, read once, and cropped into batches on the device."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -19,20 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF  # type: ignore[import-untyped]
 
-from anomalib_gan.likeness import same_things
 from anomalib_gan.model import Labelled
 from anomalib_gan.runtime.image import ImageError, Picture, find_images, open_image
 from anomalib_gan.runtime.stack import Stack
 from anomalib_gan.training import derive_seed
 
 BUDGET = 4 * 2**30  # bytes of pixels kept in memory
-WHOLE_IMAGES = 8  # from so many normal images on, whole images are held back
-HELD_SHARE = 0.2
-HELD_COLUMNS = 128  # px, least width of a held-back strip
-ODD = 5.0  # robust z-score from which an image is called odd
 ONE = "normal"  # the class of all images where there are no class folders
 
-Box = tuple[int, int, int, int]  # top, left, bottom, right, half-open, px of the image without its info bar
 Reader = Callable[..., "Normal"]
 
 
@@ -53,15 +47,6 @@ class Normal:
     def size(self) -> str:
         """Height and width (of a stack, depth first) for messages."""
         return "x".join(map(str, self.grey.shape[1:]))
-
-
-@dataclass(frozen=True)
-class Held:
-    """Pixels that training never sees: the box of an image, or with None the whole image."""
-
-    path: str
-    sha256: str
-    box: Box | None
 
 
 def normal_folder(folder: str | os.PathLike[str]) -> Path:
@@ -218,106 +203,6 @@ def pixel_size(images: Sequence[Normal]) -> float | None:
     return sizes[len(sizes) // 2] if sizes else None
 
 
-@dataclass(frozen=True)
-class Before:
-    """What an earlier training did with images whose weights a new one begins with, by the SHA-256 of their files.
-
-    trained: pixels of them were trained on · held: what was held back of an image, with None all of it.
-    """
-
-    trained: frozenset[str]
-    held: Mapping[str, Box | None]
-
-
-NOTHING = Before(frozenset(), {})
-
-
-def hold_out(images: Sequence[Normal], patch: int, seed: int, before: Before = NOTHING) -> list[Held]:
-    """What training must not see, so that thresholds come from pixels that are new to the model.
-
-    Of WHOLE_IMAGES or more, a fifth of the images, those of one thing together (see `same_things`); of fewer, the
-    right-most fifth of each image's columns, at least HELD_COLUMNS (of each slice of a stack, a patch) as far as one
-    patch is left for training. An image that is too narrow gives none.
-
-    What the weights saw `before` is not new to them, whatever is held back now: it is trained on again, what was held
-    back stays so, and other shots of the same things go with them. Of what is new, a fifth is held back likewise.
-    """
-    if any(before.held.values()) if before.held else len(images) < WHOLE_IMAGES:
-        boxes = [_strip(image, patch, before) for image in images]
-        parts = zip(images, boxes, strict=True)
-        return [Held(str(image.path.absolute()), image.sha256, box) for image, box in parts if box is not None]
-    greys = [flat(image.grey) for image in images]
-    chosen = _drawn(greys, derive_seed(seed, "hold out")) if before == NOTHING else _drawn_again(images, seed, before)
-    return [Held(str(images[i].path.absolute()), images[i].sha256, None) for i in sorted(chosen)]
-
-
-def _strip(image: Normal, patch: int, before: Before) -> Box | None:
-    if image.sha256 in before.held or image.sha256 in before.trained:
-        return before.held.get(image.sha256)
-    height, width = image.grey.shape[-2:]
-    least = HELD_COLUMNS if image.grey.dim() == 3 else patch
-    columns = min(max(round(HELD_SHARE * width), least), width - patch)
-    return (0, width - columns, height, width) if columns > patch // 2 else None  # else `fill` could not mirror it
-
-
-def _drawn(images: Sequence[Tensor], seed: int) -> list[int]:
-    """About HELD_SHARE of the images, by whole things. Where most images look alike, as those of one part that always
-    lies the same way do, that says nothing, and single images are drawn.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    wanted = max(1, round(HELD_SHARE * len(images)))
-    chosen = _by_things(same_things(images), wanted, generator)
-    return chosen if 2 * len(chosen) > wanted else torch.randperm(len(images), generator=generator)[:wanted].tolist()
-
-
-def _drawn_again(images: Sequence[Normal], seed: int, before: Before) -> list[int]:
-    """What was held back before, with new shots of it, and about HELD_SHARE of what shows a new thing."""
-    things = same_things([flat(image.grey) for image in images])
-    trained = {thing for image, thing in zip(images, things, strict=True) if image.sha256 in before.trained}
-    held = {thing for image, thing in zip(images, things, strict=True) if image.sha256 in before.held}
-    chosen, free = [], []
-    for i, image in enumerate(images):
-        if image.sha256 in before.held or (image.sha256 not in before.trained and things[i] in held - trained):
-            chosen.append(i)
-        elif things[i] not in trained:
-            free.append(i)
-    generator = torch.Generator().manual_seed(derive_seed(seed, "hold out"))
-    drawn = _by_things(things[free], round(HELD_SHARE * len(free)), generator) if free else []
-    return chosen + [free[i] for i in drawn]
-
-
-def _by_things(things: NDArray[np.int32], wanted: int, generator: torch.Generator) -> list[int]:
-    """At most `wanted` images, drawn by whole things; `things` has a number for each image."""
-    chosen: list[int] = []
-    for thing in torch.randperm(int(things.max()) + 1, generator=generator).tolist():
-        members = np.flatnonzero(things == thing).tolist()
-        if len(chosen) + len(members) <= wanted:
-            chosen += members
-    return chosen
-
-
-def write_split(seed: int, held: Sequence[Held]) -> dict[str, Any]:
-    """The JSON value of split.json."""
-    return {"seed": seed, "held": [asdict(one) for one in held]}
-
-
-def regions(images: Sequence[Normal], held: Sequence[Held]) -> tuple[list[Tensor], list[Tensor]]:
-    """The pixels to train on and the pixels held back, each as in `Normal.grey`."""
-    boxes = {one.path: one.box for one in held}
-    training, kept = [], []
-    for image in images:
-        path = str(image.path.absolute())
-        box = boxes.get(path)
-        if path not in boxes:
-            training.append(image.grey)
-        elif box is None:
-            kept.append(image.grey)
-        else:
-            training.append(image.grey[..., : box[1]])
-            kept.append(image.grey[..., box[0] : box[2], box[1] : box[3]])
-    return training, kept
-
-
 def signed(grey: Tensor) -> Tensor:
     """Grey levels as in `Normal.grey` -> float32 in [-1, 1]: 2 grey / white - 1."""
     return grey.float() * (2 / 255) - 1 if grey.dtype == torch.uint8 else grey.float() * 2 - 1
@@ -423,52 +308,3 @@ def fill(image: Tensor, patch: int) -> Tensor:
         )
     missing = [end for size in reversed(sizes) for end in (0, max(0, patch - size))]
     return F.pad(image[None].float(), missing, "reflect")[0].to(image.dtype) if any(missing) else image
-
-
-def oddest(images: Sequence[Normal], most: int = 5) -> list[dict[str, Any]]:
-    """The images that look least like the rest: {path, z, odd, reasons}, the oddest first.
-
-    Compared are grey quantiles, the contrast of the flattest, middle and busiest 16x16 blocks, and the slope of the
-    power spectrum, each as a robust z-score: the distance to the median over 1.4826 median absolute deviations, plus a
-    floor for differences of no account. `odd` where a score exceeds ODD. Empty for fewer than four images.
-    """
-    if len(images) < 4:
-        return []
-    table = np.array([list(_statistics(flat(image.grey)).values()) for image in images])
-    names = list(_statistics(flat(images[0].grey)))
-    middle = np.median(table, axis=0)
-    spread = 1.4826 * np.median(np.abs(table - middle), axis=0)
-    floor = np.array([0.02 if "grey" in name else 0.1 if "slope" in name else 0.01 for name in names])
-    z = (table - middle) / (spread + floor)
-    found = []
-    for i in np.argsort(-np.abs(z).max(axis=1))[:most]:
-        order = np.argsort(-np.abs(z[i]))
-        reasons = [
-            f"{names[j]} {table[i, j]:.2f}, the middle image has {middle[j]:.2f}" for j in order if abs(z[i, j]) > ODD
-        ]
-        worst = float(np.abs(z[i]).max())
-        found.append({"path": str(images[i].path), "z": round(worst, 2), "odd": worst > ODD, "reasons": reasons[:3]})
-    return found
-
-
-def _statistics(grey: Tensor, block: int = 16, most: int = 2048) -> dict[str, float]:
-    grey = (signed(grey[:, :most, :most]).mean(0) + 1) / 2  # (H, W) in [0, 1]
-    low, middle, high = (float(q) for q in np.quantile(grey.numpy(), (0.05, 0.5, 0.95)))
-    height, width = (max(1, side // block) * min(block, side) for side in grey.shape)
-    step = (min(block, grey.shape[0]), min(block, grey.shape[1]))
-    blocks = grey[:height, :width].unfold(0, step[0], step[0]).unfold(1, step[1], step[1])
-    flat, usual, busy = np.quantile(blocks.std((2, 3), correction=0).numpy(), (0.01, 0.5, 0.99))
-    side = min(grey.shape)
-    power = torch.fft.rfft2(grey[:side, :side] - grey[:side, :side].mean()).abs().square().numpy() + 1e-12
-    radius = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
-    ring = (radius > 0.03) & (radius < 0.4)
-    slope = np.polyfit(np.log(radius[ring]), np.log(power[ring]), 1)[0] if ring.sum() > 2 else 0.0
-    return {
-        "dark grey (5 %)": low,
-        "middle grey": middle,
-        "bright grey (95 %)": high,
-        "contrast of its flattest parts": float(flat),
-        "local contrast": float(usual),
-        "contrast of its busiest parts": float(busy),
-        "spectrum slope": float(slope),
-    }

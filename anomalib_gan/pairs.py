@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from anomalib_gan.data import BUDGET, Crops, Held, Normal, alike, hold_out, read_normals
+from anomalib_gan.data import BUDGET, Crops, Normal, alike, read_normals
+from anomalib_gan.holding import Held, hold_out
 from anomalib_gan.model import Pair
 from anomalib_gan.runtime.image import ImageError, find_images
 from anomalib_gan.training import derive_seed

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from anomalib_gan import augmenting, checkpoint, data, models, monitor, painting, plots
+from anomalib_gan import augmenting, checkpoint, data, holding, models, monitor, oddness, painting, plots
 from anomalib_gan.model import Labelled, Model, Spec
 from anomalib_gan.run_card import begun, described, folders, now
 from anomalib_gan.run_settings import Place, Settings
@@ -47,7 +47,7 @@ class Job:
     place: Place
     began: float
     images: list[data.Normal]
-    held: list[data.Held]
+    held: list[holding.Held]
     kept: list[Tensor]
     spec: Spec
     crops: data.Crops
@@ -97,13 +97,13 @@ class Job:
         warnings += net.prepare()
         if channels > net.channels:
             raise ValueError(f"{images[0].path} is a colour image, {spec.name} has {net.channels} channel: convert it")
-        before = start.before if start else data.NOTHING
-        held = [one for group in groups for one in data.hold_out(group, net.patch, settings.seed, before)]
+        before = start.before if start else holding.NOTHING
+        held = [one for group in groups for one in holding.hold_out(group, net.patch, settings.seed, before)]
         training: list[Tensor] = []
         kept: list[Tensor] = []
         labels: list[int] = []
         for number, group in enumerate(groups):
-            seen, unseen = data.regions(group, held)
+            seen, unseen = holding.regions(group, held)
             training, kept, labels = training + seen, kept + unseen, labels + [number] * len(seen)
         if not held:
             warnings.append("the images are too small to hold pixels back: calibrate with --good and other good images")
@@ -131,7 +131,7 @@ class Job:
         card = begun(
             run, spec, place.told(settings, net), place.device,
             data=about, init_from=start and start.told(), **feed.told, started=started, warnings=warnings,
-            oddest=[odd for group in groups for odd in data.oddest(group)], found=found,
+            oddest=[odd for group in groups for odd in oddness.oddest(group)], found=found,
         )  # fmt: skip
         if settings.compare_with is not None:
             augmenting.check_comparable(settings.compare_with, card, held)
@@ -167,7 +167,7 @@ class Job:
                 torn.unlink(missing_ok=True)
             kept = [line for line in read_history(self.run / HISTORY) if line["step"] <= self.trainer.step]
             write_bytes(self.run / HISTORY, "".join(json.dumps(line) + "\n" for line in kept).encode())
-            write_json(self.run / SPLIT, data.write_split(self.settings.seed, self.held))
+            write_json(self.run / SPLIT, holding.write_split(self.settings.seed, self.held))
             write_json(self.run / CARD, self.card)
         self.summary()
         if stored.exists():
@@ -414,7 +414,7 @@ def megapixels(images: Sequence[Tensor]) -> float:
     return sum(image[0].numel() for image in images) / 1e6
 
 
-def told_held(held: Sequence[data.Held], things: str = "images") -> str:
+def told_held(held: Sequence[holding.Held], things: str = "images") -> str:
     """What is held back, in words."""
     whole = [one for one in held if one.box is None]
     return f"{len(whole)} whole {things}" if whole else f"a strip of {len(held)} {things}"

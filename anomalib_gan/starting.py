@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from anomalib_gan import checkpoint, data
+from anomalib_gan import checkpoint, data, holding
 from anomalib_gan.model import Spec
 from anomalib_gan.runtime.calibrating import held_back, trained_on
 from anomalib_gan.runtime.files import sha256_file
@@ -25,7 +25,7 @@ class Start:
     spec: Spec
     weights: dict[str, Tensor]
     card: dict[str, Any]
-    before: data.Before
+    before: holding.Before
 
     @classmethod
     def load(cls, run: str | os.PathLike[str]) -> Start:
@@ -34,7 +34,7 @@ class Start:
         model, state = checkpoint.load_model(folder)
         if not model.players():
             raise ValueError(f"{run} holds {state['spec']['name']}, which is fitted in closed form: it has no start")
-        before = data.Before(trained_on(folder), {one.sha256: one.box for one in held_back(folder) if one.sha256})
+        before = holding.Before(trained_on(folder), {one.sha256: one.box for one in held_back(folder) if one.sha256})
         return cls(folder, state["hash"], Spec(**state["spec"]), state["ema"], state["card"], before)
 
     def spec_for(self, model: str | None, params: Mapping[str, Any], flips: bool) -> Spec:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from anomalib_gan import data, models, plots
+from anomalib_gan import data, holding, models, plots
 from anomalib_gan.model import Model, Pair
 from anomalib_gan.pairs import PairCrops, hold_pairs_out, read_domains
 from anomalib_gan.run_card import begun, described, now
@@ -62,7 +62,7 @@ class Translation(Job):
         held = hold_pairs_out(x, y, net.patch, settings.seed, paired=paired)
         if not held:
             warnings.append("the images are too small to hold pixels back, so nothing tells how good translations are")
-        (seen, kept), (aims, wanted_kept) = data.regions(x, held), data.regions(y, held)
+        (seen, kept), (aims, wanted_kept) = holding.regions(x, held), holding.regions(y, held)
         crops = PairCrops(
             seen,
             aims,

@@ -13,7 +13,8 @@ from test_training import Toy, same, texture, write
 from anomalib_gan import augmenting, checkpoint, models
 from anomalib_gan.accuracy import FED_BY, ROWS
 from anomalib_gan.augmenting import SAMPLED, SHARE, Helper, Painting, Sampling, WithDefects, read_defects
-from anomalib_gan.data import Crops, Held
+from anomalib_gan.data import Crops
+from anomalib_gan.holding import Held
 from anomalib_gan.models import build
 from anomalib_gan.run_settings import Settings
 from anomalib_gan.runtime.files import read_json

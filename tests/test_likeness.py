@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_training import normal
 
-from anomalib_gan import data
+from anomalib_gan import holding
 from anomalib_gan.likeness import same_things
 
 
@@ -57,11 +57,11 @@ def test_images_without_detail_or_of_another_shape_are_no_shots_of_one_thing():
 @pytest.mark.parametrize("seed", range(5))
 def test_shots_of_one_thing_are_held_back_together(seed):
     images = [normal(shot(surface(i), 0.5 + 0.2 * k, 0, k), f"{k}-{i}.png") for i in range(12) for k in range(4)]
-    held = {one.path.rsplit("-")[-1] for one in data.hold_out(images, 32, seed)}
-    chosen = [one.path for one in data.hold_out(images, 32, seed)]
+    held = {one.path.rsplit("-")[-1] for one in holding.hold_out(images, 32, seed)}
+    chosen = [one.path for one in holding.hold_out(images, 32, seed)]
     assert len(chosen) == 4 * len(held) == 8  # of 48 images a fifth is 10, and two things are 8
 
 
 def test_of_one_part_that_always_lies_the_same_way_single_images_are_held_back():
     images = [normal(shot(surface(0), 1, 0, k), f"{k}.png") for k in range(20)]
-    assert len(data.hold_out(images, 32, 0)) == 4
+    assert len(holding.hold_out(images, 32, 0)) == 4

@@ -13,7 +13,7 @@ from test_train_cli import interrupted
 from test_training import Toy, normal, same, texture, write
 from typer.testing import CliRunner
 
-from anomalib_gan import checkpoint, data, models
+from anomalib_gan import checkpoint, data, holding, models
 from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import Archive
 from anomalib_gan.records.database import Records
@@ -154,9 +154,9 @@ def test_what_was_trained_on_is_never_held_back_later_and_what_was_held_back_nev
         return normal(shot(surface(thing), 0.5 + 0.2 * k, 0, k), f"{thing}-{k}.png")
 
     known = [image(thing, 0) for thing in range(8)]
-    before = data.Before(frozenset(one.sha256 for one in known[:5]), {one.sha256: None for one in known[5:]})
+    before = holding.Before(frozenset(one.sha256 for one in known[:5]), {one.sha256: None for one in known[5:]})
     new = [image(thing, k) for thing in range(18) for k in (1, 2)]
-    chosen = {one.path.rsplit("/")[-1] for one in data.hold_out(known + new, 32, seed, before)}
+    chosen = {one.path.rsplit("/")[-1] for one in holding.hold_out(known + new, 32, seed, before)}
     things = {name.partition("-")[0] for name in chosen}
     assert chosen == {one.path.name for one in known + new if one.path.name.partition("-")[0] in things}, (
         "a thing is split"
@@ -167,10 +167,10 @@ def test_what_was_trained_on_is_never_held_back_later_and_what_was_held_back_nev
 
 def test_strips_stay_where_they_were(tmp_path):
     images = [normal(texture(i, 48, 64), f"{i}.png") for i in range(3)]
-    first = data.hold_out(images, 16, 0)
-    before = data.Before(frozenset(one.sha256 for one in images), {one.sha256: (0, 40, 48, 64) for one in first[:2]})
+    first = holding.hold_out(images, 16, 0)
+    before = holding.Before(frozenset(one.sha256 for one in images), {one.sha256: (0, 40, 48, 64) for one in first[:2]})
     more = images + [normal(texture(i, 48, 64), f"{i}.png") for i in range(3, 10)]
-    held = {one.sha256: one.box for one in data.hold_out(more, 16, 1, before)}
+    held = {one.sha256: one.box for one in holding.hold_out(more, 16, 1, before)}
     assert held.pop("0.png") == held.pop("1.png") == (0, 40, 48, 64)
     assert "2.png" not in held, "all of it was trained on before"
     assert held == {f"{i}.png": (0, 16, 48, 64) for i in range(3, 10)}

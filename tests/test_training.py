@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from anomalib_gan import checkpoint, data, models
+from anomalib_gan import checkpoint, data, holding, models, oddness
 from anomalib_gan.model import Model, Player
 from anomalib_gan.runtime.image import ImageError
 from anomalib_gan.training import EMA, WARM_UP, Trainer, derive_seed, schedule
@@ -382,12 +382,12 @@ def test_held_back_pixels_never_appear_in_a_batch():
     for i in range(3):
         grey = texture(i, 80, 200)
         images.append(normal(grey, f"{i}.png"))
-    held = data.hold_out(images, 16, seed=0)
+    held = holding.hold_out(images, 16, seed=0)
     assert len(held) == 3
     for image, one in zip(images, held, strict=True):
         top, left, bottom, right = one.box
         image.grey[:, top:bottom, left:right] = 255  # a grey level that the textures do not have
-    training, kept = data.regions(images, held)
+    training, kept = holding.regions(images, held)
     assert all((region == 255).all() for region in kept)
     crops = data.Crops(training, 16, 64, flips=True, jitter=0)
     assert all(float(crops(n).max()) <= 2 * 254 / 255 - 1 + 1e-6 for n in range(20))
@@ -453,11 +453,11 @@ def test_grey_and_deep_images_become_what_the_model_takes():
 @settings(max_examples=50, deadline=None)
 def test_the_split_leaves_a_patch_and_loses_nothing(sizes, seed):
     images = [normal(np.zeros(size, np.uint8), f"{i}.png") for i, size in enumerate(sizes)]
-    held = data.hold_out(images, 16, seed)
-    training, kept = data.regions(images, held)
+    held = holding.hold_out(images, 16, seed)
+    training, kept = holding.regions(images, held)
     assert sum(part.numel() for part in [*training, *kept]) == sum(image.grey.numel() for image in images)
     assert training and all(part.shape[2] >= 16 for part in training)
-    assert data.hold_out(images, 16, seed) == held
+    assert holding.hold_out(images, 16, seed) == held
     if len(images) >= 8:
         assert all(one.box is None for one in held) and len(held) == round(0.2 * len(images))
     for one in held:
@@ -530,9 +530,9 @@ def test_mixed_pixel_sizes_are_told(tmp_path):
 )
 def test_the_odd_image_is_found_among_its_like(odd, reason):
     images = [normal(texture(i, 256, 256), f"{i}.png") for i in range(7)]
-    assert not any(one["odd"] for one in data.oddest(images))
-    found = data.oddest([*images, normal(texture(9, 256, 256, **odd), "odd.png")])
+    assert not any(one["odd"] for one in oddness.oddest(images))
+    found = oddness.oddest([*images, normal(texture(9, 256, 256, **odd), "odd.png")])
     assert found[0]["path"] == "odd.png" and found[0]["odd"]
     assert pytest.approx(found[0]["z"]) == max(one["z"] for one in found)
     assert any(word in found[0]["reasons"][0] for word in reason.split("|"))
-    assert data.oddest(images[:3]) == []
+    assert oddness.oddest(images[:3]) == []

@@ -15,7 +15,7 @@ from test_cli import Cli, cli  # noqa: F401
 from test_train_cli import interrupted
 from test_training import same, texture, write
 
-from anomalib_gan import checkpoint, data
+from anomalib_gan import checkpoint, data, holding
 from anomalib_gan.pairs import PairCrops, hold_pairs_out, read_domains
 from anomalib_gan.runtime.calibrating import held_back
 from anomalib_gan.runtime.files import read_json
@@ -92,7 +92,7 @@ def test_what_is_held_back_of_either_side_is_never_trained_on(paired, count):
     if paired:
         here, there = ({Path(one.path).name for one in held if side in one.sha256} for side in "xy")
         assert here == there
-    (seen, kept), (aims, more) = data.regions(x, held), data.regions(y, held)
+    (seen, kept), (aims, more) = holding.regions(x, held), holding.regions(y, held)
     assert all((region == 255).all() for region in (*kept, *more)) and len(kept) == len(more) == len(held) // 2
     crops = PairCrops(seen, aims, 16, 32, paired=paired, channels=1)
     assert all(float(one.max()) == -1 for n in range(8) for one in crops(n))
@@ -156,7 +156,7 @@ def test_a_training_from_two_folders_says_what_it_learnt_from_and_what_it_is_wor
     assert card["data"]["to"]["fingerprint"] == data.fingerprint(y, [one.sha256 for one in x]) != crossed
     held = held_back(run)
     assert {one.path.parent.name for one in held} == {"in", "out", "sub"} and len(held) == 6
-    _, kept = data.regions(x, [data.Held(str(h.path), str(h.sha256), h.box) for h in held])
+    _, kept = holding.regions(x, [holding.Held(str(h.path), str(h.sha256), h.box) for h in held])
     model, _ = checkpoint.load_model(run, mapped=False)
     pairs = [(data.signed(one)[None], -data.signed(one)[None]) for one in kept]
     assert worth(model, pairs)["translated"] == pytest.approx(card["translation"]["translated"], rel=1e-4)

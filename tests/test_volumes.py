@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from test_cli import Cli
 
-from anomalib_gan import data
+from anomalib_gan import data, holding
 from anomalib_gan.records.pictures import read_map
 from anomalib_gan.runtime.image import ImageError
 from anomalib_gan.runtime.inspection import InvalidImage
@@ -106,9 +106,9 @@ def test_batches_are_blocks_of_the_stacks_and_a_pure_function_of_seed_and_number
 
 def test_of_few_stacks_the_last_columns_of_all_slices_are_held_back():
     images, _ = data.read_normals(sorted(FIRST.parent.iterdir()), read=read_stack)
-    held = data.hold_out(images, 32, 0)
+    held = holding.hold_out(images, 32, 0)
     assert [one.box for one in held] == [(0, 64, 80, 96)] * 2
-    training, kept = data.regions(images, held)
+    training, kept = holding.regions(images, held)
     assert {x.shape for x in training} == {(1, 64, 80, 64)} and {x.shape for x in kept} == {(1, 64, 80, 32)}
 
 
