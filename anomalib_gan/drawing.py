@@ -60,6 +60,17 @@ class Drawing(Model):
             self.uneven.copy_(unevenness(normals, self.shrink, self.grain))
             self.finish.copy_(equaliser(self.unfinished(4, 512, 512).split(1), normals, clipped=True))
 
+    @property
+    def middle(self) -> Tensor:
+        """The mean of `codes`, (code,)."""
+        return self.code_mean if self.natural else torch.zeros_like(self.code_mean)
+
+    def codes(self, n: int, rows: int, columns: int) -> Tensor:
+        """Random codes, (n, code, rows, columns): `coloured` where they are `natural`, else of N(0, I)."""
+        more = 2 * REACH if self.natural else 0
+        white = torch.randn(n, self.code, rows + more, columns + more).to(self.code_mean)
+        return self.coloured(white) if self.natural else white
+
     def coloured(self, white: Tensor) -> Tensor:
         """Codes that vary and go together as those of normal images do, (N, code, h - 2 REACH, w - 2 REACH), from white
         noise (N, code, h, w). Only where codes are `natural`.
@@ -83,14 +94,12 @@ class Drawing(Model):
         if self.natural:
             return filtered(self.unfinished(n, height, width), self.finish).clamp(-1, 1)
         short = 2 * self.border // 8  # codes that an unpadded G needs fewer of
-        z = torch.randn(n, self.code, *(size // self.stride - short for size in (height, width)))
-        return self.generate(z.to(self.code_mean))[..., :height, :width]
+        z = self.codes(n, *(size // self.stride - short for size in (height, width)))
+        return self.generate(z)[..., :height, :width]
 
     def unfinished(self, n: int, height: int, width: int) -> Tensor:
         """Samples before the last filter; not clipped."""
-        more = 2 * (MARGIN + REACH)
-        white = torch.randn(n, self.code, *(size // self.stride + more for size in (height, width)))
-        x = self.generate(self.coloured(white.to(self.code_mean)))
+        x = self.generate(self.codes(n, *(size // self.stride + 2 * MARGIN for size in (height, width))))
         x = with_grain(x, self.shrink, self.grain, self.uneven)
         begin = MARGIN * self.stride  # what lies along a padded G's edge is not drawn like the rest
         return x[..., begin : begin + height, begin : begin + width]

@@ -75,6 +75,7 @@ class Canvas:
         unit = second - first
         lost = 8 * unit - first
         self.rows, self.columns = (-(-(size + lost) // unit) + 2 * MARGIN for size in (height, width))
+        self.middle = getattr(model, "middle", torch.zeros(self.code, device=self.device))[:, None, None]
 
     def prior(self, n: int, rows: int, columns: int) -> Tensor:
         """(n, code, rows, columns): the model's own prior or, where it tells of none, N(0, I)."""
@@ -91,14 +92,15 @@ class Canvas:
         z = self.prior(n, self.rows, self.columns)
         if not common:
             return z
-        mixed = math.sqrt(1 - common) * z + math.sqrt(common) * self.prior(n, 1, 1)
+        own, shared = z - self.middle, self.prior(n, 1, 1) - self.middle
+        mixed = self.middle + math.sqrt(1 - common) * own + math.sqrt(common) * shared
         return torch.where(local(z), mixed, z)
 
     def around(self, vector: Tensor, n: int, jitter: float) -> Tensor:
         """n codes that are the vector (code,) everywhere, with so much of the prior added to what is local in it."""
         z = self.prior(n, self.rows, self.columns)
         still = vector[:, None, None].expand_as(z)
-        return torch.where(local(z), still + jitter * z, still)
+        return torch.where(local(z), still + jitter * (z - self.middle), still)
 
     @torch.no_grad()
     def pictures(self, z: Tensor) -> Pictures:

@@ -98,9 +98,9 @@ class Model(nn.Module):
 
     Optional, for bundles: `parts(x)`, what the map is made of, as a dict of "reconstruction" (N, C, H, W) in [-1, 1],
     "code" (N, c, h, w) and, by its name, each component (N, 1, H, W) as it is mixed; `generate(z)`, an image (N, C, H,
-    W) in [-1, 1] from codes (N, `code`, h, w). For `explore`: that, and
-    `codes(n, rows, columns)`, codes of the prior where that is not N(0, I). For the card: `found`, the settings that
-    `settle` found, by name.
+    W) in [-1, 1] from codes (N, `code`, h, w). For `explore`: that, and `codes(n, rows, columns)`, random codes where
+    these are not of N(0, I), with their mean `middle` (`code`,) where it is not 0. For the card: `found`, the settings
+    that `settle` found, by name.
 
     Optional, for translation: `pairs`, "paired" or "unpaired" where what it plays with and settles on is `Pair`, else
     ""; and `translate(x)`, images (N, C, H, W) of the second domain from those of the first, both in [-1, 1], local as

@@ -17,7 +17,7 @@ from test_cli import cli  # noqa: F401  # a fixture
 from test_laws import small
 from test_training import texture, write
 
-from anomalib_gan import explore
+from anomalib_gan import explore, models
 from anomalib_gan.explore import Canvas, corners, entanglement, free, lerp, orthogonalised, regressed, slerp, traversed
 from anomalib_gan.model import Model
 from anomalib_gan.models import MODELS
@@ -153,6 +153,22 @@ def test_samples_with_a_part_in_common_have_the_priors_codes_at_every_place():
         z = canvas.draw(4000, 0.5)
     assert z.var(0).mean() == pytest.approx(1, abs=0.02)
     assert explore.mean_code(z).var(0).mean() == pytest.approx(0.5 + 0.5 / z[0, 0].numel(), rel=0.05)
+
+
+def test_a_detector_draws_codes_like_those_of_its_normal_images_and_mixes_them_about_their_mean():
+    torch.manual_seed(0)
+    model = models.build("fcbigan", width=8, code=4, patch=64).eval()
+    with torch.no_grad():
+        model.code_mean.copy_(torch.tensor([5.0, -3.0, 0.0, 1.0]))
+        model.field.mul_(torch.tensor([0.5, 1.0, 2.0, 0.1])[:, None, None, None])
+        canvas = Canvas(model, 96, 96)
+        for common in (0.0, 0.5):
+            z = canvas.draw(400, common).transpose(0, 1).flatten(1)
+            assert torch.allclose(z.mean(1), model.code_mean, atol=0.15)
+            assert torch.allclose(z.std(1), torch.tensor([0.5, 1.0, 2.0, 0.1]), rtol=0.1)
+        found = canvas.around(torch.tensor([1.0, 2.0, 3.0, 4.0]), 400, 0.5).transpose(0, 1).flatten(1)
+    assert torch.allclose(found.mean(1), torch.tensor([1.0, 2.0, 3.0, 4.0]), atol=0.15)
+    assert torch.allclose(found.std(1), torch.tensor([0.25, 0.5, 1.0, 0.05]), rtol=0.1)
 
 
 def test_a_class_is_no_part_of_what_is_mixed_or_jittered():
