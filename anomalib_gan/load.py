@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from anomalib_gan.benchmarking import opener_of
-from anomalib_gan.devtools import chromium
+from anomalib_gan.devtools import chromium, ended
 from anomalib_gan.load_sessions import FOLDER, OPEN, PATIENCE, Loaded, Plan, Session, Update
 from anomalib_gan.records.access import User
 from anomalib_gan.records.archive import Archive, Filter
@@ -92,12 +92,7 @@ def serving(start: Sequence[str], folder: Path) -> Iterator[tuple[str, int]]:
                 time.sleep(0.1)
         yield f"http://127.0.0.1:{port}", server.pid
     finally:
-        server.terminate()
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        ended(server)
 
 
 def run(folder: Path, start: Sequence[str], plan: Plan, say: Callable[[str], None]) -> Loaded:
