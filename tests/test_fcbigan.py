@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
+from anomalib_gan import mixing
 from anomalib_gan.edges import RINGS, along, depths
 from anomalib_gan.grain import grain
 from anomalib_gan.mixing import SHARE, SIGMAS
 from anomalib_gan.model import Defective
-from anomalib_gan.models import build, fcbigan
+from anomalib_gan.models import build
 from anomalib_gan.negatives import closer
 from anomalib_gan.nets import shrink
 from anomalib_gan.residuals import gaussian
@@ -174,7 +175,7 @@ def test_where_no_defect_can_be_seen_the_map_is_settled_all_the_same(monkeypatch
     def nothing(normals, stride):
         return ((x, torch.zeros_like(x[:, :1])) for x in normals)
 
-    monkeypatch.setattr(fcbigan, "examples_of", nothing)
+    monkeypatch.setattr(mixing, "examples_of", nothing)
     model = build("fcbigan", **SMALL).eval()
     torch.manual_seed(0)
     model.settle([0.3 * torch.randn(1, 1, 64, 96)])
