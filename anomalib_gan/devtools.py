@@ -46,6 +46,8 @@ class Chromium:
         self._listening = asyncio.create_task(self._listen())
 
     async def _listen(self) -> None:
+        from websockets.exceptions import ConnectionClosed
+
         try:
             async for text in self._socket:
                 heard = json.loads(text)
@@ -54,6 +56,8 @@ class Chromium:
                         waiting.set_result(heard)
                 elif heard.get("method") == "Runtime.exceptionThrown" and heard.get("sessionId") in self._tabs:
                     self._tabs[heard["sessionId"]].faults.append(_told(heard["params"]["exceptionDetails"]))
+        except ConnectionClosed:
+            return  # whoever waits, or calls later, is told below
         finally:
             for waiting in self._waiting.values():
                 if not waiting.done():

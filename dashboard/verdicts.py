@@ -74,7 +74,7 @@ def gauge(score: float, calibration: Calibration) -> str:
     return f'<div aria-hidden="true" style="position:relative;height:36px;margin-top:4px">{"".join(parts)}</div>'
 
 
-def listed(defects: Sequence[Defect]) -> str:
+def defect_table(defects: Sequence[Defect]) -> str:
     """HTML of a table of defects, from 1; the viewer looks at the one that is clicked."""
     columns = {
         "type": [html.escape(one.type or "") for one in defects],

@@ -18,7 +18,7 @@ from dashboard.looking import Look, look
 from dashboard.results import local, open_archive, said
 from dashboard.sources import Item
 from dashboard.text import area, plain, seconds
-from dashboard.verdicts import banner, gauge, listed
+from dashboard.verdicts import banner, defect_table, gauge
 from dashboard.viewer import JUDGEMENTS, Box, Event, Scene, viewer, wanted
 
 WORDS = {"accept": "accepted", "reject": "rejected"}
@@ -202,7 +202,7 @@ def report(chosen: Detector, item: Item, seen: Look) -> None:
     if found.defects:
         count = f"{found.defect_count} defect{'' if found.defect_count == 1 else 's'}"
         st.markdown(f"**{count}**; choose one to look at it")
-        st.html(listed(found.defects[: len(seen.scene.defects)]))
+        st.html(defect_table(found.defects[: len(seen.scene.defects)]))
     elif found.verdict:
         st.markdown("**No defects**")
     if found.defects and chosen.inspector.naming is not None:
