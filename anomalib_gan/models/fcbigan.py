@@ -27,14 +27,14 @@ from anomalib_gan.contrast import AROUND, evened
 from anomalib_gan.corruption import corrupt
 from anomalib_gan.drawing import Drawing
 from anomalib_gan.mixing import Mixing
-from anomalib_gan.model import About, Defective, Move, Player, normals_of, refresh
+from anomalib_gan.model import About, Defective, Move, Player, normals_of, refresh, whole_strides
 from anomalib_gan.negatives import closer, told_apart
 from anomalib_gan.nets import DenseCritic, FineCritic, encoder, enlarge, generator, judged, shrink
 from anomalib_gan.nets_patch import PatchCritic
 from anomalib_gan.objectives import OBJECTIVES
 from anomalib_gan.penalties import grey_gap, spectrum_gap
 from anomalib_gan.residuals import RESIDUALS, by_cells, mean_odds
-from anomalib_gan.scale import SIDE_OF_PATCH, working_scale
+from anomalib_gan.scale import SIDE_OF_PATCH
 from anomalib_gan.trunks import OfPairs
 
 Norm = Literal["ssim", "l1", "l2"]
@@ -56,6 +56,7 @@ class FCBiGAN(Mixing, Drawing):
         "Donahue et al., 2017",
         "implicit",
     )
+    side_at_scale = SIDE_OF_PATCH
     evens = True  # D sees the image with its local contrast made even: light and exposure are no defects
     batch = 8
     critic_steps = 6  # moves of D to one of E and G; with negatives only the first of them plays the game
@@ -93,7 +94,7 @@ class FCBiGAN(Mixing, Drawing):
         self.smallest = self.stride
         widest = self.register_mixing(3 if self.F is None else 4)
         reach = self.D.reach + AROUND * self.evens + 3 * widest + 2 * self.cell
-        self.halo = self.stride * -int(-reach * shrink // self.stride)
+        self.halo = whole_strides(reach * shrink, self.stride)
         self.border = self.D.border
         self.register_drawing()
         self.register_buffer("code_precision", torch.eye(code))
@@ -107,8 +108,7 @@ class FCBiGAN(Mixing, Drawing):
 
     @classmethod
     def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:
-        scale = working_scale(normals)
-        found = {"shrink": scale, "patch": SIDE_OF_PATCH * scale}
+        found = super().suggest(normals, flips)
         return found if flips else {**found, "turned": False}
 
     def players(self) -> dict[str, Player]:
