@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from anomalib_gan.model import Model, whole_strides
 from anomalib_gan.nets import enlarge, shrink
@@ -70,7 +70,7 @@ class Coded(Compared):
 class Translating(Coded):
     """One whose generator G, told to be a translator, learns from images of two domains and has no map."""
 
-    G: nn.Module
+    G: Any  # network
 
     def translates(self, pairs: Literal["paired", "unpaired"]) -> None:
         self.pairs = pairs
