@@ -263,7 +263,6 @@ class Crops:
         mine = slice(rank * self.size, (rank + 1) * self.size)
         sides = (self.patch * (1 + self.zoom) ** (2 * chance[4] - 1)).round().long()
         x = torch.stack([self._crop(*drawn) for drawn in zip(places[mine], sides[mine].tolist(), strict=True)])
-        x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
         x = self._augment(x, chance[:, mine]).expand(-1, self.channels, *x.shape[2:])
         if self.labels is None:
             return x
@@ -283,16 +282,19 @@ class Crops:
         return crop if side == self.patch else TF.resize(crop, [self.patch, self.patch], antialias=True)
 
     def _augment(self, x: Tensor, chance: Tensor) -> Tensor:
-        """Flips, and the brightness and contrast of torchvision's ColorJitter, with one draw per patch, all at once."""
+        """Grey levels as they are stored -> [-1, 1], flipped, and with the brightness and contrast of torchvision's
+        ColorJitter, with one draw per patch, all at once; in place, for memory costs more here than arithmetic.
+        """
         across, down, brightness, contrast, _, *through = chance.to(self.device)[(..., *[None] * (1 + self.dim))]
         if self.flips:
             for axis, drawn in enumerate((across, down, *through), 1):
                 x = torch.where(drawn < 0.5, x.flip(-axis), x)
+        x = x.float().div_(255) if x.dtype == torch.uint8 else x.float()
         if self.jitter:
-            x = (x * (1 + self.jitter * (2 * brightness - 1))).clamp(0, 1)
+            x.mul_(1 + self.jitter * (2 * brightness - 1)).clamp_(0, 1)
             middle = x.mean(tuple(range(1, x.dim())), keepdim=True)
-            x = (middle + (x - middle) * (1 + self.jitter * (2 * contrast - 1))).clamp(0, 1)
-        return 2 * x - 1
+            x.sub_(middle).mul_(1 + self.jitter * (2 * contrast - 1)).add_(middle).clamp_(0, 1)
+        return x.mul_(2).sub_(1)
 
 
 def fill(image: Tensor, patch: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from anomalib_gan.inversion import Inversion, cut, invert, laid
-from anomalib_gan.model import Model, refresh
+from anomalib_gan.model import Model, refresh, whole_strides
 from anomalib_gan.nets import Critic, enlarge, judged, shrink
 from anomalib_gan.residuals import smooth
 
@@ -52,7 +52,7 @@ class Inverted(Model):
         }  # fmt: skip
         self.score, self.smoothing = score, smoothing
         self.weights = {"residual": 1.0, "feature": feature, "likelihood": likelihood}
-        self.halo = self.patch * -int(-(self.patch + (3 * smoothing + 2) * self.shrink) // self.patch)
+        self.halo = whole_strides(self.patch + (3 * smoothing + 2) * self.shrink, self.patch)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.register_buffer("bank", self.prior(torch.empty(BANK, 1, *[self.patch // self.shrink] * self.dim)))

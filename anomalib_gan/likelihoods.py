@@ -121,3 +121,23 @@ def kl_full(mean: Tensor, covariance: Tensor, mean1: Tensor, covariance1: Tensor
     apart = torch.linalg.solve_triangular(root1, gap, upper=False).square().sum((-2, -1))
     volumes = (root1.diagonal(dim1=-2, dim2=-1).log() - root.diagonal(dim1=-2, dim2=-1).log()).sum(-1)
     return (apart - mean.shape[-1]) / 2 + volumes
+
+
+def kernel_density(f: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The density of which f (M, d) are samples, as `count` Gaussians of Scott's width (1992) at some of them, drawn at
+    random, or as the one Gaussian of their mean and covariance: the matrix (d, d) that takes vectors into units of the
+    width, by multiplication from the right, and the centres in these, (count, d).
+    """
+    root = torch.linalg.cholesky(torch.cov(f.T) + 1e-8 * torch.eye(f.shape[1]).to(f))
+    if count > 1:
+        width, centres = count ** (-1 / (f.shape[1] + 4)), f[torch.randint(len(f), (count,))]
+    else:
+        width, centres = 1.0, f.mean(0, keepdim=True)
+    whiten = torch.linalg.inv(width * root).T
+    return whiten, centres @ whiten
+
+
+def rarity(f: Tensor, centres: Tensor) -> Tensor:
+    """-log of a `kernel_density` at f (M, d), but for a constant, both in units of the width: (M,)."""
+    exact = "donot_use_mm_for_euclid_dist"  # the other way takes differences of large squares
+    return -(-torch.cdist(f, centres, compute_mode=exact).square() / 2).logsumexp(1)

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from anomalib_gan.scale import working_scale
+
 Move = tuple[str, dict[str, Tensor]]
 
 
@@ -94,7 +96,8 @@ class Model(nn.Module):
     reason why it has no map; `looked_at`, the normal images on which it is settled, and as many of those held back,
     fewer where they are large or where a map takes long; `about`, what the list of the zoo tells of it; `classes`, the
     names of the materials that it tells apart: where there are any, what it plays with and settles on is `Labelled`;
-    `defects`: what it plays with may be `Defective`.
+    `defects`: what it plays with may be `Defective`; `side_at_scale`, px of a training crop's side at the working
+    scale, where `patch` and the scale's `shrink` shall suit the material, else 0.
 
     Optional, for bundles: `parts(x)`, what the map is made of, as a dict of "reconstruction" (N, C, H, W) in [-1, 1],
     "code" (N, c, h, w) and, by its name, each component (N, 1, H, W) as it is mixed; `generate(z)`, an image (N, C, H,
@@ -135,6 +138,7 @@ class Model(nn.Module):
     classes: Sequence[str] = ()
     pairs: Literal["", "paired", "unpaired"] = ""
     looked_at: int = 48
+    side_at_scale: ClassVar[int] = 0
 
     @classmethod
     def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:
@@ -142,7 +146,10 @@ class Model(nn.Module):
 
         Without `flips` it matters which way up the material lies, and training does not flip it.
         """
-        return {}
+        if not cls.side_at_scale:
+            return {}
+        scale = working_scale(normals)
+        return {"shrink": scale, "patch": cls.side_at_scale * scale}
 
     def prepare(self) -> list[str]:
         """As a training begins: looks for what it needs beside the images, and gives what the user should be told.
@@ -176,6 +183,15 @@ class Model(nn.Module):
         Of every model with batch norm, these are its statistics: see `refresh`.
         """
         refresh(self, normals)
+
+
+def whole_strides(length: float, stride: int) -> int:
+    """The least multiple of `stride` that is not below `length`, both in px.
+
+    >>> whole_strides(17, 8), whole_strides(16.0, 8)
+    (24, 16)
+    """
+    return stride * -int(-length // stride)
 
 
 def refresh(model: Model, normals: Sequence[Tensor], rounds: int = 16) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, max_pool2d
 
-from anomalib_gan.corruption import SPOILT
+from anomalib_gan.corruption import SPOILT, corrupt
 from anomalib_gan.model import Defective, normals_of
+from anomalib_gan.nets import shrink
 
 
 def told_apart(clean: Tensor, spoilt: Tensor, opacity: Tensor) -> Tensor:
@@ -17,6 +20,27 @@ def told_apart(clean: Tensor, spoilt: Tensor, opacity: Tensor) -> Tensor:
     cells = max_pool2d((opacity > SPOILT).to(clean.dtype), opacity.shape[-1] // clean.shape[-1])
     target = torch.cat((torch.ones_like(clean), 1 - cells))
     return binary_cross_entropy_with_logits(torch.cat((clean, spoilt)), target)
+
+
+def with_negatives(batches: Sequence[Tensor | Defective], factor: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Of every batch at 1/factor: a third as it is, the rest spoilt, and how opaquely; all of them are spoilt at once.
+
+    Defects that a batch brings take the place of as many of its spoilt images, as far as there are any.
+    """
+    parts = []
+    for batch in batches:
+        s = shrink(normals_of(batch), factor)
+        clean = max(1, len(s) // 3)
+        y, mask = s[:0], s[:0, :1]
+        if isinstance(batch, Defective):
+            y, mask = (shrink(one, factor)[: len(s) - clean] for one in (batch.y, batch.mask))
+        parts.append((s[:clean], s[clean : len(s) - len(y)], y, mask))
+    spoilt, opacity = corrupt(torch.cat([some for _, some, *_ in parts]))
+    counts = [len(some) for _, some, *_ in parts]
+    return [
+        (clean, torch.cat((one, y)), torch.cat((opaque, mask)))
+        for (clean, _, y, mask), one, opaque in zip(parts, spoilt.split(counts), opacity.split(counts), strict=True)
+    ]
 
 
 def closer(batch: Tensor | Defective, stride: int) -> Tensor | Defective:

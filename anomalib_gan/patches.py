@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv_transpose2d
 
 ROWS = 4096  # patches that are looked at together, which bounds the memory
+
+
+def covering(side: int, step: int) -> int:
+    """How many patches, along an axis, cover each pixel but those at the edges. ValueError: some more than others."""
+    if side % step:
+        raise ValueError(f"patches of {side} px every {step} px do not cover all pixels alike: let step divide side")
+    return side // step
 
 
 def moments(images: Iterable[Tensor], side: int, step: int) -> tuple[Tensor, Tensor, float]:
@@ -56,3 +64,44 @@ def laid(y: Tensor, kernel: Tensor, step: int) -> Tensor:
     """
     each, ones = torch.ones_like(y[:, :1]), torch.ones_like(kernel[:1, :1])
     return conv_transpose2d(y, kernel, stride=step) / conv_transpose2d(each, ones, stride=step)
+
+
+def averaged(each: Tensor, cells: int) -> Tensor:
+    """A number for each patch, (N, 1, rows, columns), to one for each step of the grid, (N, 1, rows + cells - 1, ...):
+    the mean over the patches that cover it, `cells` along each axis.
+    """
+    return laid(each, torch.ones(1, 1, cells, cells).to(each), 1)
+
+
+def quilted(
+    mean: Tensor,
+    conditional: Callable[[Tensor], tuple[Tensor, Tensor]],
+    sides: tuple[int, int, int],
+    n: int,
+    height: int,
+    width: int,
+) -> Tensor:
+    """(n, C, height, width) drawn by a Gaussian of patches of `sides` (C, side, side), one after the other, each given
+    what its neighbours have drawn of it, which is half.
+
+    `mean` (C side^2,) of the patches; `conditional(hidden)`: for the numbers that are not drawn yet, (C side^2,) bool,
+    the gain of the others on them and their covariance.
+    """
+    side = sides[-1]
+    hop = -(-side // 2)
+    rows, columns = (-(-max(size - side, 0) // hop) + 1 for size in (height, width))
+    s = mean.new_zeros(n, sides[0], *(side + (many - 1) * hop for many in (rows, columns)))
+    known: dict[tuple[bool, bool], tuple[Tensor, Tensor, Tensor]] = {}
+    for above, left in product((False, True), repeat=2):
+        hidden = torch.ones(sides, dtype=torch.bool, device=s.device)
+        hidden[:, : side - hop] &= not above
+        hidden[:, :, : side - hop] &= not left
+        gain, covariance = conditional(hidden.flatten())
+        known[above, left] = hidden.flatten(), gain, torch.linalg.cholesky(covariance)
+    for row, column in product(range(rows), range(columns)):
+        here = (..., slice(row * hop, row * hop + side), slice(column * hop, column * hop + side))
+        x = s[here].flatten(1) - mean
+        h, gain, root = known[row > 0, column > 0]
+        x[:, h] = x[:, ~h] @ gain.T + torch.randn(n, len(root)).to(root) @ root.T
+        s[here] = (x + mean).view_as(s[here])
+    return s[..., :height, :width]

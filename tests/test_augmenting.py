@@ -97,13 +97,14 @@ def test_the_detector_learns_what_is_painted_as_spoilt(place):
     net = build("fcbigan", **DETECTOR)
     fed = helper(place / "painter").feed(crops(), 0)(5)
     torch.manual_seed(0)
-    clean, spoilt, opacity = net.with_negatives(fed, net.shrink)
+    ((clean, spoilt, opacity),) = net.shown([fed], net.shrink)
     assert torch.equal(clean, fed.x[:2]) and torch.equal(spoilt[-2:], fed.y) and torch.equal(opacity[-2:], fed.mask)
     torch.manual_seed(0)
-    for one, other in zip(net.with_negatives(fed.x[:6], net.shrink), (clean, spoilt[:4], opacity[:4]), strict=True):
+    (plain,) = net.shown([fed.x[:6]], net.shrink)
+    for one, other in zip(plain, (clean, spoilt[:4], opacity[:4]), strict=True):
         assert torch.equal(one, other), "what is not painted is spoilt as ever"
     more = fed._replace(y=fed.x, mask=torch.ones(8, 1, 32, 32))
-    assert torch.equal(net.with_negatives(more, net.shrink)[1], fed.x[:6])
+    assert torch.equal(net.shown([more], net.shrink)[0][1], fed.x[:6])
 
 
 def test_patches_of_defects_are_cut_with_their_masks_and_hold_some_of_them():

@@ -89,10 +89,34 @@ def test_the_seed_decides_and_the_input_is_left_alone(spoil):
 )
 def test_shapes_are_opacities(shape):
     torch.manual_seed(1)
-    x = torch.zeros(1, 1, 64, 80)
-    masks = torch.cat([shape(x) for _ in range(30)])
-    assert masks.shape == (30, 1, 64, 80) and masks.min() >= 0 and masks.max() <= 1
-    assert (masks.flatten(1).amax(1) > 0).float().mean() > 0.8  # a line or a speck may miss the patch now and then
+    masks = torch.cat((shape(torch.zeros(30, 3, 64, 80)), shape(torch.zeros(1, 3, 64, 80))))
+    assert masks.shape == (31, 1, 64, 80) and masks.min() >= 0 and masks.max() <= 1
+    there = masks.flatten(1)[masks.flatten(1).amax(1) > 0]
+    assert len(there) > 24  # a line or a speck may miss the patch now and then
+    assert torch.cdist(there, there).add(100 * torch.eye(len(there))).min() > 0, "each patch has its own"
+
+
+@pytest.mark.parametrize(
+    "fill", dict.fromkeys((*FILLS, *THIN, *HELD_OUT, *corruption.HELD_OUT_THIN)), ids=lambda f: f.__name__
+)
+def test_fills_are_drawn_for_each_patch_by_itself_and_of_its_own_size(fill):
+    torch.manual_seed(4)
+    x, other = (material(1, 2, 48)[..., :40].expand(12, -1, -1, -1) for _ in "xy")
+    over = fill(x, other)
+    assert over.shape == (12, 2, 48, 40) and over.isfinite().all()
+    assert len(over.unique(dim=0)) > 6  # sizes are whole pixels: two may be the same
+
+
+def test_a_batch_is_spoilt_as_its_patches_are_one_by_one():
+    """The share that is spoilt, how opaquely and by how much, in one large batch and in many of one patch."""
+    torch.manual_seed(5)
+    x = material(400, 1, 48)
+    figures = []
+    for y, opacity in (corrupt(x), tuple(map(torch.cat, zip(*(corrupt(one) for one in x.split(1)), strict=True)))):
+        shares = (opacity > corruption.SPOILT).float().mean((1, 2, 3))
+        changes = (y - x).abs().sum((1, 2, 3)) / (opacity > 0).float().sum((1, 2, 3)).clamp_min(1)
+        figures.append(torch.stack([*shares.quantile(torch.tensor([0.25, 0.5, 0.75])), changes.mean(), opacity.mean()]))
+    assert torch.allclose(*figures, rtol=0.25), figures
 
 
 def test_no_fill_is_both_trained_on_and_held_out():

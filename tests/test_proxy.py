@@ -78,7 +78,7 @@ def test_one_defect_lies_within_its_square_and_nothing_else_changes():
 
 def test_a_map_that_knows_the_defect_tells_every_image_with_one_and_noise_tells_none():
     torch.manual_seed(0)
-    normals = [0.3 * smooth_noise(480, 272, 24, torch.zeros(1)) for _ in range(2)]
+    normals = [0.3 * smooth_noise(480, 272, 24, torch.zeros(1)) for _ in range(10)]
     clean = torch.cat([piece for x in normals for piece in pieces_of(x, 8)])
 
     class Knows(Told):
@@ -88,10 +88,10 @@ def test_a_map_that_knows_the_defect_tells_every_image_with_one_and_noise_tells_
             noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(int(1e6 * x.abs().mean())))
             return self.knows * change[nearest] + (1 - self.knows) * noise
 
-    told, noise = whole(Knows(1.0), normals, spoilt=8), whole(Knows(0.0), normals, spoilt=40)
+    told, noise = whole(Knows(1.0), normals[:2], spoilt=8), whole(Knows(0.0), normals, spoilt=40)
     assert set(told) == {name + size for name in ("pit", "crack", "blob", "bump", "scratch") for size in ("", ", 1/2")}
     assert all(one["image"] > 0.95 and one["hit"] > 0.95 and one["pixel"] > 0.6 for one in told.values()), told
-    assert all(0.3 < one["image"] < 0.7 and one["hit"] == 0.0 for one in noise.values())
+    assert all(0.25 < one["image"] < 0.75 and one["hit"] == 0.0 for one in noise.values())
     with pytest.raises(ValueError, match="at least"):
         whole(Told(1.0), [torch.zeros(1, 1, 4, 4)])
 

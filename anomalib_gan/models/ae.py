@@ -15,20 +15,20 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from anomalib_gan.model import About, Model, Move, Player
-from anomalib_gan.nets import encoder, enlarge, generator, perceptrons, shrink
+from anomalib_gan.compared import Coded
+from anomalib_gan.model import About, Move, Player
+from anomalib_gan.nets import encoder, generator, perceptrons, shrink
 from anomalib_gan.penalties import edge_gap, total_variation
-from anomalib_gan.residuals import RESIDUALS, smooth
+from anomalib_gan.residuals import RESIDUALS
 
 SIDE = 8  # of a patch, and the convolutional codes' stride, in working pixels
 REACH = {"conv": 38, "mlp": SIDE - 1, "stacked": SIDE - 1}  # working pixels from s to what it can change in G(E(s))
-WINDOW = 4  # radius of SSIM's window
 GREEDY = 0.5  # share of the training in which the stacked layers learn by themselves
 
 REGULARISERS = {"tv": lambda again, s: total_variation(again), "edges": edge_gap}
 
 
-class AE(Model):
+class AE(Coded):
     """E: image -> field of codes, G: field of codes -> image; `code` numbers for 8 x 8 working pixels.
 
     `kind`: "conv" for convolutions that see beyond those pixels, "mlp" for one hidden layer on each patch of the grid
@@ -59,8 +59,7 @@ class AE(Model):
     ) -> None:
         super().__init__()
         self.channels, self.patch, self.batch, self.shrink = channels, patch, batch, shrink
-        self.kind, self.residual, self.regulariser, self.weight = kind, residual, regulariser, weight
-        self.smoothing, self.lr = smoothing, lr
+        self.kind, self.regulariser, self.weight, self.lr = kind, regulariser, weight, lr
         pixels = channels * SIDE**2
         if code >= pixels and not self.overcomplete:
             raise ValueError(f"a code of {code} numbers can copy a patch of {pixels}: give a code below {pixels}")
@@ -72,8 +71,7 @@ class AE(Model):
         else:
             self.E, self.G = perceptrons([round(pixels + (code - pixels) * i / 3) for i in range(4)], SIDE)
         self.stride = SIDE * shrink
-        reach = REACH[kind] + WINDOW + 3 * smoothing + 2
-        self.halo = self.stride * -int(-reach * shrink // self.stride)
+        self.compare(residual, smoothing, REACH[kind])
 
     def players(self) -> dict[str, Player]:
         return {"autoencoder": Player((self.E, self.G), self.lr, (0.9, 0.99))}
@@ -114,23 +112,9 @@ class AE(Model):
             return residual.square().mean()
         return residual.mean() + (again - s).abs().mean() if self.residual == "ssim" else residual.mean()
 
-    def anomaly_map(self, x: Tensor) -> Tensor:
-        return self.parts(x)["residual"]
-
-    def parts(self, x: Tensor) -> dict[str, Tensor]:
-        """The field of codes, the reconstruction of (N, C, H, W) at its size, and the map: the residual, smoothed."""
-        s = shrink(x, self.shrink)
-        z = self.E(s)  # (N, code, h, w)
-        again = self.G(z)  # (N, C, 8 h, 8 w)
-        residual = smooth(RESIDUALS[self.residual](again, s), self.smoothing)
-        return {
-            "reconstruction": enlarge(again, self.shrink),
-            "code": z,
-            "residual": enlarge(residual, self.shrink),
-        }
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return self.parts(x)["reconstruction"]
+    def coded(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.E(s)
+        return z, self.G(z)
 
     def trunks(self) -> dict[str, nn.Module]:
         return {"encoder": self.E}

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, Uniform
 
-from anomalib_gan.model import About, Model, Move, Player
+from anomalib_gan.model import About, Model, Move, Player, whole_strides
 from anomalib_gan.nets import enlarge, judged, shrink
 from anomalib_gan.nets_patch import PatchFeatureCritic, joined, parted, patch_encoder, patch_generator, placed
 from anomalib_gan.objectives import objective_of
@@ -82,7 +82,7 @@ class BiGAN(Model):
         self.D = PatchFeatureCritic(channels, width, code)
         self.stride, self.smallest = 8 * shrink, 32 * shrink
         reach = REACH + 3 * smoothing + 2
-        self.halo = self.stride * -int(-reach * shrink // self.stride)
+        self.halo = whole_strides(reach * shrink, self.stride)
 
     def players(self) -> dict[str, Player]:
         return {"critic": Player((self.D,), self.lr), "autoencoder": Player((self.E, self.G), self.lr)}

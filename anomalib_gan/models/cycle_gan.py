@@ -21,20 +21,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from anomalib_gan.compared import Translating
 from anomalib_gan.corruption import corrupt
-from anomalib_gan.model import About, Model, Move, Pair, Player, refresh
+from anomalib_gan.model import About, Move, Pair, Player, refresh
 from anomalib_gan.nets import enlarge, judged, shrink, strided
 from anomalib_gan.nets_resnet import ResNet
 from anomalib_gan.objectives import objective_of
 from anomalib_gan.penalties import r1
 from anomalib_gan.replay import Pool
-from anomalib_gan.residuals import RESIDUALS, smooth
-from anomalib_gan.scale import SIDE_OF_PATCH, working_scale
-
-WINDOW = 4  # radius of SSIM's window
+from anomalib_gan.scale import SIDE_OF_PATCH
 
 
-class CycleGAN(Model):
+class CycleGAN(Translating):
     """G: x -> y and F: y -> x by `blocks` residual blocks, D_X and D_Y: an answer for every patch of 38 working pixels.
 
     `translator`: translates between two domains of which it is given images, and has no map; else x are normal images
@@ -48,6 +46,7 @@ class CycleGAN(Model):
     about = About(
         "makes spoilt images normal; or translates images, both ways, without pairs", "Zhu et al., 2017", "none"
     )
+    side_at_scale = SIDE_OF_PATCH
     betas = (0.5, 0.999)
 
     def __init__(
@@ -71,26 +70,17 @@ class CycleGAN(Model):
         super().__init__()
         self.channels, self.translator, self.patch, self.batch, self.shrink = channels, translator, patch, batch, shrink
         self.objective, self.cycle, self.identity, self.lr = objective_of(objective), cycle, identity, lr
-        self.r1, self.residual, self.smoothing = r1, residual, smoothing
+        self.r1 = r1
         self.G, self.F = ResNet(channels, width, blocks), ResNet(channels, width, blocks)
         self.D_X, self.D_Y = strided(channels, width), strided(channels, width)
         self.drawn_x, self.drawn_y = (Pool(pool, channels, patch // shrink) for _ in "xy")
         if translator:
-            self.pairs = "unpaired"
-            self.mapped = self.exportable = (
-                "it translates images, which says nothing of how normal they are; `anomalib-gan translate` applies it"
-            )
+            self.translates("unpaired")
         self.stride = self.G.stride * shrink
         self.smallest = 2 * self.stride
-        around = self.G.reach + 2 + (0 if translator else WINDOW + 3 * smoothing)
-        self.halo = self.stride * -int(-around * shrink // self.stride)
+        self.compare(residual, smoothing, self.G.reach)
         if patch % self.stride:
             raise ValueError(f"a patch of {patch} px has no whole places: let {self.stride} divide it")
-
-    @classmethod
-    def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:
-        scale = working_scale(normals)
-        return {"shrink": scale, "patch": SIDE_OF_PATCH * scale}
 
     def players(self) -> dict[str, Player]:
         return {
@@ -129,25 +119,11 @@ class CycleGAN(Model):
             return shrink(batch.x, self.shrink), shrink(batch.y, self.shrink)
         return corrupt(shrink(batch, self.shrink))[0], shrink(next(batches), self.shrink)
 
-    def anomaly_map(self, x: Tensor) -> Tensor:
-        s = shrink(x, self.shrink)
-        return self.changed(self.G(s), s)
+    def rebuilt(self, s: Tensor) -> Tensor:
+        return self.G(s)
 
-    def changed(self, again: Tensor, s: Tensor) -> Tensor:
-        """The map at the size of the image, of s and what G made of it."""
-        if self.mapped is not True:
-            raise ValueError(f"there is no map: {self.mapped}")
-        return enlarge(smooth(RESIDUALS[self.residual](again, s), self.smoothing), self.shrink)
-
-    def parts(self, x: Tensor) -> dict[str, Tensor]:
-        """Of (N, C, H, W): the image made normal, the codes in the middle of G, and the map."""
-        s = shrink(x, self.shrink)
-        again = self.G(s)
-        changed = self.changed(again, s)
-        return {"reconstruction": enlarge(again, self.shrink), "code": self.G.code(s), "residual": changed}
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return self.translate(x)
+    def coded(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        return self.G.code(s), self.G(s)
 
     def translate(self, x: Tensor, back: bool = False) -> Tensor:
         """G(x) or, `back`, F(x): images of the other domain, both (N, C, H, W) in [-1, 1]."""

@@ -19,17 +19,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from anomalib_gan.compared import Compared
 from anomalib_gan.diffusion import backwards, cosine, embedding, spaced
 from anomalib_gan.grain import unshrink
-from anomalib_gan.model import About, Model, Move, Player, crops, refresh
-from anomalib_gan.nets import enlarge, shrink
+from anomalib_gan.model import About, Move, Player, crops, refresh
+from anomalib_gan.nets import shrink
 from anomalib_gan.nets_diffusion import Denoiser
-from anomalib_gan.residuals import RESIDUALS, smooth
-from anomalib_gan.scale import working_scale
 
 SIDE = 96  # working px, of the patches that are trained on: U sees 33 to all sides
 TOLD = 32  # numbers that tell U the degree of noise
-WINDOW = 4  # radius of SSIM's window
 DEGREES = 32  # of noise at which the error is measured that a sampler makes up for
 
 # What U tells, p x_0 + q eps, for a = sqrt(abar_t) and b = sqrt(1 - abar_t).
@@ -40,7 +38,7 @@ TARGETS: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
 }
 
 
-class DDPM(Model):
+class DDPM(Compared):
     """U: (noisy image, t) -> its noise, in T = `timesteps` degrees.
 
     `noise`: the t that the map adds, as a share of T: more hides larger defects, and more of the material. `steps`: of
@@ -51,6 +49,7 @@ class DDPM(Model):
     """
 
     about = About("a network that takes noise away, and from pure noise draws", "Ho et al., 2020", "bound")
+    side_at_scale = SIDE
     errors: Tensor
     told: Tensor
     eps: Tensor
@@ -78,22 +77,16 @@ class DDPM(Model):
             raise ValueError(f"a share of {noise} of the noise cannot be added: give more than 0 and at most 1")
         self.channels, self.patch, self.batch, self.shrink = channels, patch, batch, shrink
         self.timesteps, self.target, self.period = timesteps, target, period
-        self.residual, self.smoothing, self.lr = residual, smoothing, lr
+        self.lr = lr
         self.abar = cosine(timesteps)
         self.times = spaced(max(1, round(noise * timesteps)), steps)  # from the map's t back to 0
         self.U = Denoiser(channels, width, TOLD)
         self.stride = period * shrink
-        reach = steps * self.U.reach + WINDOW + 3 * smoothing + 2
-        self.halo = self.stride * -int(-reach * shrink // self.stride)
+        self.compare(residual, smoothing, steps * self.U.reach)
         eps = torch.randn(1, channels * period**2, 1, 1, generator=torch.Generator().manual_seed(0))
         self.register_buffer("eps", eps)  # of a square of the grid, laid out as channels
         self.register_buffer("told", embedding(timesteps, TOLD), persistent=False)
         self.register_buffer("errors", torch.zeros(DEGREES + 1))  # mean square of x^ - x_0 by the degree of noise
-
-    @classmethod
-    def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:
-        scale = working_scale(normals)
-        return {"shrink": scale, "patch": SIDE * scale}
 
     def players(self) -> dict[str, Player]:
         return {"denoiser": Player((self.U,), self.lr, (0.9, 0.99))}
@@ -115,20 +108,12 @@ class DDPM(Model):
         p, q = TARGETS[self.target](a, b)
         return ((q * x - b * self.U(x, self.told[t : t + 1])) / (q * a - p * b)).clamp(-1, 1)
 
-    def anomaly_map(self, x: Tensor) -> Tensor:
-        s = shrink(x, self.shrink)
-        residual = smooth(RESIDUALS[self.residual](self.restored(s), s), self.smoothing)
-        return enlarge(residual, self.shrink)
-
-    def restored(self, s: Tensor) -> Tensor:
+    def rebuilt(self, s: Tensor) -> Tensor:
         """What an image at the working scale, (N, C, h, w), is after noise came and went."""
         abar = self.abar[self.times[0]]
         grid = pixel_unshuffle(s, self.period)  # (N, C period^2, h / period, w / period)
         noisy = pixel_shuffle(math.sqrt(abar) * grid + math.sqrt(1 - abar) * self.eps, self.period)
         return backwards(self.denoised, noisy, self.abar, self.times)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return enlarge(self.restored(shrink(x, self.shrink)), self.shrink)
 
     def sample(
         self, n: int, height: int, width: int, *, steps: int = 50, eta: float = 0.0, analytic: bool = False

@@ -24,17 +24,16 @@ from torch.func import functional_call
 from torch.nn.functional import pad
 
 from anomalib_gan.contrast import AROUND, evened
-from anomalib_gan.corruption import corrupt
 from anomalib_gan.drawing import Drawing
 from anomalib_gan.mixing import Mixing
-from anomalib_gan.model import About, Defective, Move, Player, normals_of, refresh
-from anomalib_gan.negatives import closer, told_apart
+from anomalib_gan.model import About, Defective, Move, Player, normals_of, refresh, whole_strides
+from anomalib_gan.negatives import closer, told_apart, with_negatives
 from anomalib_gan.nets import DenseCritic, FineCritic, encoder, enlarge, generator, judged, shrink
 from anomalib_gan.nets_patch import PatchCritic
 from anomalib_gan.objectives import OBJECTIVES
 from anomalib_gan.penalties import grey_gap, spectrum_gap
 from anomalib_gan.residuals import RESIDUALS, by_cells, mean_odds
-from anomalib_gan.scale import SIDE_OF_PATCH, working_scale
+from anomalib_gan.scale import SIDE_OF_PATCH
 from anomalib_gan.trunks import OfPairs
 
 Norm = Literal["ssim", "l1", "l2"]
@@ -56,6 +55,7 @@ class FCBiGAN(Mixing, Drawing):
         "Donahue et al., 2017",
         "implicit",
     )
+    side_at_scale = SIDE_OF_PATCH
     evens = True  # D sees the image with its local contrast made even: light and exposure are no defects
     batch = 8
     critic_steps = 6  # moves of D to one of E and G; with negatives only the first of them plays the game
@@ -93,7 +93,7 @@ class FCBiGAN(Mixing, Drawing):
         self.smallest = self.stride
         widest = self.register_mixing(3 if self.F is None else 4)
         reach = self.D.reach + AROUND * self.evens + 3 * widest + 2 * self.cell
-        self.halo = self.stride * -int(-reach * shrink // self.stride)
+        self.halo = whole_strides(reach * shrink, self.stride)
         self.border = self.D.border
         self.register_drawing()
         self.register_buffer("code_precision", torch.eye(code))
@@ -107,8 +107,7 @@ class FCBiGAN(Mixing, Drawing):
 
     @classmethod
     def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:
-        scale = working_scale(normals)
-        found = {"shrink": scale, "patch": SIDE_OF_PATCH * scale}
+        found = super().suggest(normals, flips)
         return found if flips else {**found, "turned": False}
 
     def players(self) -> dict[str, Player]:
@@ -121,9 +120,9 @@ class FCBiGAN(Mixing, Drawing):
 
     def play(self, batches: Iterator[Tensor], progress: float) -> Iterator[Move]:
         E, G, objective = self.E, self.G, self.objective
-        for turn in range(self.critic_steps):
-            batch = next(batches)
-            clean, spoilt, opacity = self.with_negatives(batch, self.shrink)
+        drawn = [next(batches) for _ in range(self.critic_steps)]
+        fine = [] if self.F is None else self.shown([closer(batch, self.stride) for batch in drawn], self.shrink // 2)
+        for turn, (clean, spoilt, opacity) in enumerate(self.shown(drawn, self.shrink)):
             plays = turn == 0 or not self.negatives  # the game's moves are one to one; the others learn the negatives
             with torch.no_grad(), judged(E, G):
                 codes = E(torch.cat((clean, spoilt)))
@@ -136,7 +135,7 @@ class FCBiGAN(Mixing, Drawing):
                 terms["negatives"] = self.negatives * told_apart(real[:, :1], negative[:, :1], opacity)
             yield "critic", terms
             if self.F is not None:
-                clean, spoilt, opacity = self.with_negatives(closer(batch, self.stride), self.shrink // 2)
+                clean, spoilt, opacity = fine[turn]
                 found = self.F(self.look(torch.cat((clean, spoilt))))
                 apart = told_apart(found[: len(clean)], found[len(clean) :], opacity)
                 yield "fine critic", {"negatives": self.negatives * apart}
@@ -167,22 +166,13 @@ class FCBiGAN(Mixing, Drawing):
         """D's answers on pairs of images at the working scale and codes."""
         return self.D(self.look(s), z)
 
-    def with_negatives(self, batch: Tensor | Defective, factor: int) -> tuple[Tensor, Tensor, Tensor]:
-        """At 1/factor: a third of the batch as it is, the rest spoilt, and how opaquely; without negatives none is.
-
-        Defects that the batch brings take the place of as many of the spoilt ones, as far as there are any.
+    def shown(self, batches: Sequence[Tensor | Defective], factor: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """What a critic of the scale 1/factor is shown of each: clean images, spoilt ones, and how opaquely; see
+        `with_negatives`, without which none are spoilt.
         """
-        s = shrink(normals_of(batch), factor)
-        if not self.negatives:
-            return s, s[:0], s[:0, :1]
-        clean = max(1, len(s) // 3)
-        if not isinstance(batch, Defective):
-            return s[:clean], *corrupt(s[clean:])
-        y, mask = (shrink(one, factor)[: len(s) - clean] for one in (batch.y, batch.mask))
-        if len(y) == len(s) - clean:
-            return s[:clean], y, mask
-        spoilt, opacity = corrupt(s[clean : len(s) - len(y)])
-        return s[:clean], torch.cat((spoilt, y)), torch.cat((opacity, mask))
+        if self.negatives:
+            return with_negatives(batches, factor)
+        return [(s, s[:0], s[:0, :1]) for s in (shrink(normals_of(batch), factor) for batch in batches)]
 
     def penalty(self, again: Tensor, s: Tensor) -> Tensor:
         """On G(E(s)) - s. SSIM alone would leave the level of grey nearly free, so L1 stands beside it."""

@@ -7,10 +7,9 @@ Game and references stand with its parent, `FCBiGAN`; what that adds to the sour
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from anomalib_gan.mixing import Score
 from anomalib_gan.model import About
@@ -36,6 +35,7 @@ class SourceFCBiGAN(FCBiGAN):
     turn = 0.0
     texture = 0.0
     cell = 1
+    side_at_scale = 0
 
     def __init__(
         self,
@@ -68,10 +68,6 @@ class SourceFCBiGAN(FCBiGAN):
         self.reconstruction = reconstruction
         self.penalised = penalised
         self.smallest = 32
-
-    @classmethod
-    def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:
-        return {}
 
     def nets(self, width: int) -> tuple[nn.Module, nn.Module, DenseCritic | PatchCritic]:
         """E, G and D: unpadded, so that a 32 x 32 patch has exactly one code and one answer."""

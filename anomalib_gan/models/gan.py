@@ -12,8 +12,8 @@ Both are perceptrons, as there, here on patches of a grid. There is no encoder, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ from anomalib_gan.model import About, Move, Player
 from anomalib_gan.nets import Critic, perceptron_critic, perceptron_generator, shrink
 from anomalib_gan.objectives import objective_of
 from anomalib_gan.penalties import r1
-from anomalib_gan.scale import working_scale
 
 SIDE = 48  # working px, of the patches that are trained on and inverted
 MARGIN = 2  # codes around a sample that are drawn and cut off
@@ -41,6 +40,7 @@ class GAN(Inverted):
 
     about = About("a generator against a critic, both perceptrons", "Goodfellow et al., 2014", "implicit")
     cell = 16  # working px to a code
+    side_at_scale = SIDE
     lr = 1e-3
     betas = (0.5, 0.99)
 
@@ -76,11 +76,6 @@ class GAN(Inverted):
             perceptron_generator(self.code, 8 * width, self.channels, self.cell),
             perceptron_critic(self.channels, 8 * width, self.cell),
         )
-
-    @classmethod
-    def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:
-        scale = working_scale(normals)
-        return {"shrink": scale, "patch": SIDE * scale}
 
     def players(self) -> dict[str, Player]:
         return {

@@ -11,8 +11,8 @@ a field of codes where the paper has one code for an object, so one G draws volu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class GAN3D(GAN):
     dim = 3
     looked_at = 2
     cell = 8
+    side_at_scale = 0
 
     def __init__(
         self,
@@ -72,10 +73,6 @@ class GAN3D(GAN):
 
     def nets(self, width: int) -> tuple[nn.Module, Critic]:
         return transposed(self.code, width, self.channels, dim=3), strided(self.channels, width, dim=3)
-
-    @classmethod
-    def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:
-        return {}
 
     def players(self) -> dict[str, Player]:
         generator = Player((self.G,), self.lr, self.betas)

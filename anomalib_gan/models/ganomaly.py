@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from anomalib_gan.model import About, Model, Move, Player, refresh
+from anomalib_gan.model import About, Model, Move, Player, refresh, whole_strides
 from anomalib_gan.nets import FeatureCritic, encoder, enlarge, generator, judged, shrink
 from anomalib_gan.objectives import OBJECTIVES
 from anomalib_gan.residuals import RESIDUALS, absolute, smooth
@@ -61,7 +61,7 @@ class GANomaly(Model):
         self.F, self.D = encoder(channels, widths, code), FeatureCritic(channels, width)
         self.stride = 8 * shrink
         reach = REACH + 3 * smoothing + 2  # SSIM's window reaches less far than F
-        self.halo = self.stride * -int(-reach * shrink // self.stride)
+        self.halo = whole_strides(reach * shrink, self.stride)
         self.register_buffer("scale", torch.ones(2))  # mean of the image's and the code's residual on normal images
         self.scale: Tensor
 

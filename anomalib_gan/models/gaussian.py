@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import product
 from typing import Literal
 
 import torch
@@ -21,7 +20,7 @@ from torch.nn.functional import conv2d
 
 from anomalib_gan.model import About, Model, Player
 from anomalib_gan.nets import enlarge, shrink
-from anomalib_gan.patches import laid, moments, shrunk
+from anomalib_gan.patches import averaged, covering, moments, quilted, shrunk
 
 GRAIN = 1e-5  # variance that every pixel has by itself: what 8 bits round away, about
 
@@ -30,9 +29,10 @@ class Gaussian(Model):
     """Patches of `side` x `side` working pixels, every `step` of them (a divisor of `side`) from the image's origin.
 
     `shrink`: the working scale is 1/shrink of the image. The map is in nats for each number of a patch, a mean over the
-    patches that cover a pixel. `score`: "density" for -log N, under which a flat patch is the likeliest of all; or
-    "direction" for -log p((x - mu) / ||x - mu||), which is the same whatever the contrast: n/2 log(u^T Sigma^-1 u) +
-    log det L but for a constant, the angular Gaussian (Tyler, 1987).
+    patches that cover a pixel. `score`: "density" for -log N, under which a flat patch is the likeliest of all;
+    "typicality" for how far -log N is from its mean H over normal patches; or "direction" for -log p((x - mu) / ||x -
+    mu||), which is the same whatever the contrast: n/2 log(u^T Sigma^-1 u) + log det L but for a constant, the angular
+    Gaussian (Tyler, 1987).
     """
 
     about = About("the likelihood of patches under one Gaussian", "Bishop, 2006", "explicit")
@@ -46,11 +46,8 @@ class Gaussian(Model):
         score: Literal["density", "direction", "typicality"] = "density",
     ) -> None:
         super().__init__()
-        if side % step:
-            raise ValueError(f"patches of {side} px every {step} px leave pixels uncovered: let step divide side")
         self.channels, self.side, self.step, self.shrink = channels, side, step, shrink
-        self.score = score
-        self.n = channels * side**2
+        self.score, self.n, self.cells = score, channels * side**2, covering(side, step)
         self.patch = self.smallest = side * shrink
         self.batch = 1
         self.stride = step * shrink
@@ -104,8 +101,7 @@ class Gaussian(Model):
 
     def anomaly_map(self, x: Tensor) -> Tensor:
         each = self.surprise(shrink(x, self.shrink)) / self.n
-        cells = self.side // self.step  # a patch covers so many steps; the map has a value for each
-        return enlarge(laid(each, torch.ones(1, 1, cells, cells).to(each), 1), self.stride)
+        return enlarge(averaged(each, self.cells), self.stride)
 
     def conditional(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Of the numbers of a patch that are `hidden`, (n,) bool, given the v others: the gain Sigma_hv Sigma_vv^-1,
@@ -124,21 +120,6 @@ class Gaussian(Model):
 
     def sample(self, n: int, height: int, width: int) -> Tensor:
         """(n, C, height, width) in [-1, 1]: patch after patch, each given what its neighbours have drawn of it."""
-        hop = -(-self.side // 2)
-        rows, columns = (-(-max(size // self.shrink - self.side, 0) // hop) + 1 for size in (height, width))
-        s = self.mean.new_zeros(n, self.channels, *(self.side + (many - 1) * hop for many in (rows, columns)))
-        known: dict[tuple[bool, bool], tuple[Tensor, Tensor, Tensor]] = {}
-        for above, left in product((False, True), repeat=2):
-            hidden = torch.ones(self.channels, self.side, self.side, dtype=torch.bool, device=s.device)
-            hidden[:, : self.side - hop] &= not above
-            hidden[:, :, : self.side - hop] &= not left
-            gain, covariance = self.conditional(hidden.flatten())
-            known[above, left] = hidden.flatten(), gain, torch.linalg.cholesky(covariance)
-        for row, column in product(range(rows), range(columns)):
-            here = (..., slice(row * hop, row * hop + self.side), slice(column * hop, column * hop + self.side))
-            x = s[here].flatten(1) - self.mean
-            h, gain, root = known[row > 0, column > 0]
-            x[:, h] = x[:, ~h] @ gain.T + torch.randn(n, len(root)).to(root) @ root.T
-            s[here] = (x + self.mean).view_as(s[here])
         tall, wide = height // self.shrink, width // self.shrink
-        return enlarge(s[..., :tall, :wide].float(), self.shrink).clamp(-1, 1)
+        s = quilted(self.mean, self.conditional, (self.channels, self.side, self.side), n, tall, wide)
+        return enlarge(s.float(), self.shrink).clamp(-1, 1)

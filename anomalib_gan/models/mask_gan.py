@@ -13,8 +13,7 @@ Generative Adversarial Networks, Yang et al., 2019).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ from anomalib_gan.model import About, Defective, Model, Move, Player
 from anomalib_gan.nets import enlarge, normalised, shrink, strided
 from anomalib_gan.nets_painting import Painter
 from anomalib_gan.objectives import objective_of
-from anomalib_gan.scale import SIDE_OF_PATCH, working_scale
+from anomalib_gan.scale import SIDE_OF_PATCH
 
 TAU = 0.25  # difference of two defects, by that of their codes, from which on it is enough
 
@@ -41,6 +40,7 @@ class MaskGAN(Model):
     about = About("paint a mask, get a defect: a tool without a map", "Park et al., 2019", "none")
     mapped = exportable = "it paints defects and finds none; `anomalib-gan paint` applies it"
     defects = True
+    side_at_scale = SIDE_OF_PATCH
     lr = 1e-3
     ahead = 4.0  # times as fast as G learns D
     betas = (0.0, 0.9)
@@ -66,11 +66,6 @@ class MaskGAN(Model):
         self.D = normalised(strided(channels + 1, width, norm=False))
         self.stride = self.smallest = self.G.stride * shrink
         self.halo = self.G.reach * shrink
-
-    @classmethod
-    def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:
-        scale = working_scale(normals)
-        return {"shrink": scale, "patch": SIDE_OF_PATCH * scale}
 
     def players(self) -> dict[str, Player]:
         return {

@@ -15,15 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from anomalib_gan.model import About, Model, Player
-from anomalib_gan.nets import enlarge, shrink
-from anomalib_gan.patches import laid, moments
-from anomalib_gan.residuals import RESIDUALS, smooth
-
-WINDOW = 4  # radius of SSIM's window
+from anomalib_gan.compared import Coded
+from anomalib_gan.model import About, Player
+from anomalib_gan.nets import shrink
+from anomalib_gan.patches import covering, laid, moments
 
 
-class PCA(Model):
+class PCA(Coded):
     """`code` components of patches of `side` x `side` working pixels, every `step` of them (a divisor of `side`) from
     the image's origin; where patches overlap, the reconstruction is their mean.
 
@@ -45,16 +43,14 @@ class PCA(Model):
     ) -> None:
         super().__init__()
         n = channels * side**2
-        if side % step:
-            raise ValueError(f"patches of {side} px every {step} px leave pixels uncovered: let step divide side")
+        covering(side, step)  # refuses a step that does not divide the side
         if code >= n:
             raise ValueError(f"{code} components keep all of a patch of {n} numbers: give fewer than {n}")
         self.channels, self.side, self.step, self.code, self.shrink = channels, side, step, code, shrink
-        self.residual, self.smoothing = residual, smoothing
         self.patch = self.smallest = side * shrink
         self.batch = 1
         self.stride = step * shrink
-        self.halo = self.stride * -int(-(side - 1 + WINDOW + 3 * smoothing + 2) // step)
+        self.compare(residual, smoothing, side - 1)
         self.register_buffer("mean", torch.zeros(n))
         self.register_buffer("W", torch.zeros(n, code))
         self.mean: Tensor
@@ -80,20 +76,6 @@ class PCA(Model):
         kernel = kernel.reshape(self.code + 1, self.channels, self.side, self.side)
         return laid(torch.cat((z, torch.ones_like(z[:, :1])), 1), kernel, self.step)
 
-    def parts(self, x: Tensor) -> dict[str, Tensor]:
-        """The reconstruction of (N, C, H, W) at its size, the components, and the map: the residual, smoothed."""
-        s = shrink(x, self.shrink)
+    def coded(self, s: Tensor) -> tuple[Tensor, Tensor]:
         z = self.encode(s)
-        again = self.decode(z)
-        residual = smooth(RESIDUALS[self.residual](again, s), self.smoothing)
-        return {
-            "reconstruction": enlarge(again, self.shrink),
-            "code": z,
-            "residual": enlarge(residual, self.shrink),
-        }
-
-    def anomaly_map(self, x: Tensor) -> Tensor:
-        return self.parts(x)["residual"]
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return self.parts(x)["reconstruction"]
+        return z, self.decode(z)

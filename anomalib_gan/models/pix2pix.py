@@ -14,23 +14,21 @@ dropout that stays on, is left out: it changes little there, and here one image 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from anomalib_gan.model import About, Model, Move, Pair, Player
-from anomalib_gan.nets import enlarge, shrink, strided
+from anomalib_gan.compared import Translating
+from anomalib_gan.model import About, Move, Pair, Player
+from anomalib_gan.nets import shrink, strided
 from anomalib_gan.nets_translation import Squares, UNet
 from anomalib_gan.objectives import objective_of
-from anomalib_gan.residuals import RESIDUALS, smooth
-from anomalib_gan.scale import SIDE_OF_PATCH, working_scale
-
-WINDOW = 4  # radius of SSIM's window
+from anomalib_gan.scale import SIDE_OF_PATCH
 
 
-class Pix2Pix(Model):
+class Pix2Pix(Translating):
     """G: image -> image, D: (image, image) -> an answer for every patch of 38 working pixels.
 
     `translator`: translates from pairs, and has no map; else it restores squares of `hidden` working pixels, and their
@@ -40,6 +38,7 @@ class Pix2Pix(Model):
     """
 
     about = About("restores what is hidden of an image; or translates images, from pairs", "Isola et al., 2017", "none")
+    side_at_scale = SIDE_OF_PATCH
 
     def __init__(
         self,
@@ -61,24 +60,14 @@ class Pix2Pix(Model):
             raise ValueError(f"squares of {hidden} px do not lie on the lattice of the U-Net: give a multiple of 4")
         self.channels, self.translator, self.patch, self.batch, self.shrink = channels, translator, patch, batch, shrink
         self.objective, self.l1, self.lr = objective_of(objective), l1, lr
-        self.residual, self.smoothing = residual, smoothing
         self.G, self.D = UNet(channels, width), strided(2 * channels, width)
         self.squares = Squares(hidden, channels)
         if translator:
-            self.pairs = "paired"
-            self.mapped = self.exportable = (
-                "it translates images, which says nothing of how normal they are; `anomalib-gan translate` applies it"
-            )
-        reach = self.G.reach + 2 + (0 if translator else WINDOW + 3 * smoothing)
+            self.translates("paired")
         self.stride = shrink * (self.G.stride if translator else self.squares.period)
-        self.halo = self.stride * -int(-reach * shrink // self.stride)
+        self.compare(residual, smoothing, self.G.reach)
         if patch % self.stride:
             raise ValueError(f"a patch of {patch} px is not cut along the lattice: let {self.stride} divide it")
-
-    @classmethod
-    def suggest(cls, normals: Sequence[Tensor], flips: bool = True) -> dict[str, Any]:
-        scale = working_scale(normals)
-        return {"shrink": scale, "patch": SIDE_OF_PATCH * scale}
 
     def players(self) -> dict[str, Player]:
         return {"critic": Player((self.D,), self.lr), "generator": Player((self.G,), self.lr)}
@@ -102,7 +91,7 @@ class Pix2Pix(Model):
         """D(x, y), (N, 1, h, w): the larger, the more real."""
         return self.D(torch.cat((x, y), 1))
 
-    def restored(self, s: Tensor) -> Tensor:
+    def rebuilt(self, s: Tensor) -> Tensor:
         """Every pixel as G tells it from the image in which it is hidden; all (N, C, h, w)."""
         if self.mapped is not True:
             raise ValueError(f"there is no map: {self.mapped}")
@@ -112,29 +101,10 @@ class Pix2Pix(Model):
             again = again + self.squares.only(self.G(self.squares.hidden(s, one)), one)
         return again
 
-    def missed(self, again: Tensor, s: Tensor) -> Tensor:
-        """The map at the size of the image, of s and what was restored of it."""
-        return enlarge(smooth(RESIDUALS[self.residual](again, s), self.smoothing), self.shrink)
-
-    def anomaly_map(self, x: Tensor) -> Tensor:
-        s = shrink(x, self.shrink)
-        return self.missed(self.restored(s), s)
-
-    def parts(self, x: Tensor) -> dict[str, Tensor]:
-        """Of (N, C, H, W): what was restored of it, G's features of it at stride 8, and the map."""
-        s = shrink(x, self.shrink)
-        again = self.restored(s)
-        code = self.G.code(s)[-1]  # (N, 3 width, h / 8, w / 8)
-        return {"reconstruction": enlarge(again, self.shrink), "code": code, "residual": self.missed(again, s)}
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return enlarge(self.restored(shrink(x, self.shrink)), self.shrink)
+    def coded(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        return self.G.code(s)[-1], self.rebuilt(s)  # G's features at stride 8, (N, 3 width, h / 8, w / 8)
 
     def answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """D's, of images and of what G makes of them, each beside the same image with squares hidden."""
         hidden, y = self.pair(x)
         return self.answer(hidden, y), self.answer(hidden, self.G(hidden))
-
-    def translate(self, x: Tensor) -> Tensor:
-        """What G makes of x; both (N, C, H, W) in [-1, 1]."""
-        return enlarge(self.G(shrink(x, self.shrink)), self.shrink)

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import unfold
 
+from anomalib_gan.likelihoods import kernel_density, rarity
 from anomalib_gan.model import About, Model, Player, crops
 from anomalib_gan.nets import enlarge, shrink
-from anomalib_gan.patches import laid
+from anomalib_gan.patches import averaged, covering, laid
 from anomalib_gan.sparse import CHUNK, ksvd, lasso, omp, online
 
 ROUNDS = 10  # of K-SVD
@@ -45,6 +46,11 @@ class SparseCoding(Model):
     """
 
     about = About("normal patches are sums of few atoms of a learnt dictionary", "Carrera et al., 2017", "explicit")
+    D: Tensor
+    norm: Tensor
+    kernels: Tensor
+    whiten: Tensor
+    Gamma: Tensor
     exportable = "the map needs an optimisation, which finds the sparse code of every patch"
 
     def __init__(
@@ -64,10 +70,7 @@ class SparseCoding(Model):
         shrink: int = 2,
     ) -> None:
         super().__init__()
-        if side % step:
-            raise ValueError(
-                f"patches of {side} px every {step} px do not cover all pixels alike: let step divide side"
-            )
+        self.cells = covering(side, step)
         self.channels, self.side, self.step, self.shrink, self.samples = channels, side, step, shrink, samples
         self.solver, self.penalty, self.nonzeros, self.density = solver, penalty, nonzeros, density
         self.dictionary, self.false_alarms = dictionary, false_alarms
@@ -84,11 +87,6 @@ class SparseCoding(Model):
         self.register_buffer("kernels", torch.zeros(KERNELS if density == "kde" else 1, 2))
         self.register_buffer("whiten", torch.eye(2))  # takes features into units of the kernels' width
         self.register_buffer("Gamma", torch.zeros(()))
-        self.D: Tensor
-        self.norm: Tensor
-        self.kernels: Tensor
-        self.whiten: Tensor
-        self.Gamma: Tensor
 
     def players(self) -> dict[str, Player]:
         return {}
@@ -103,26 +101,19 @@ class SparseCoding(Model):
         return z, torch.cat([self.coder(self.D, some) for some in z.split(CHUNK)])
 
     def features(self, patches: Tensor) -> Tensor:
-        """f of (M, n), in units of the kernels' width, (M, 2)."""
+        """f of (M, n): (M, 2)."""
         z, x = self.encode(patches)
-        return (torch.stack(((x @ self.D.T - z).norm(dim=1), x.abs().sum(1)), 1) + FAINT).log() @ self.whiten
+        return (torch.stack(((x @ self.D.T - z).norm(dim=1), x.abs().sum(1)), 1) + FAINT).log()
 
     def surprise(self, patches: Tensor) -> Tensor:
         """-log phi0 of (M, n), but for a constant: (M,)."""
-        exact = "donot_use_mm_for_euclid_dist"  # the other way takes differences of large squares
-        return -torch.cat(
-            [
-                (-torch.cdist(f, self.kernels, compute_mode=exact).square() / 2).logsumexp(1)
-                for f in self.features(patches).split(CHUNK)
-            ]
-        )
+        return torch.cat([rarity(f @ self.whiten, self.kernels) for f in self.features(patches).split(CHUNK)])
 
     def anomaly_map(self, x: Tensor) -> Tensor:
         s = shrink(x, self.shrink)
         rows, columns = ((size - self.side) // self.step + 1 for size in s.shape[-2:])
         each = self.surprise(self.patches(s)).view(-1, 1, rows, columns)
-        cells = self.side // self.step  # a patch covers so many steps; the map has a value for each
-        return enlarge(laid(each, torch.ones(1, 1, cells, cells).to(s), 1), self.stride)
+        return enlarge(averaged(each, self.cells), self.stride)
 
     def outliers(self, x: Tensor) -> Tensor:
         """Where (N, C, H, W) is no normal material, by Gamma: (N, 1, H, W), bool."""
@@ -145,16 +136,9 @@ class SparseCoding(Model):
         seen, unseen = patches.chunk(2)
         self.norm.copy_((seen - seen.mean(1, keepdim=True)).square().sum(1).mean().sqrt().clamp_min(1e-6))
         self.D.copy_(self.learn((seen - seen.mean(1, keepdim=True)) / self.norm))
-        self.whiten.copy_(torch.eye(2))
-        f = self.features(unseen)
-        root = torch.linalg.cholesky(torch.cov(f.T) + 1e-8 * torch.eye(2).to(f))
-        if self.density == "kde":
-            width = len(self.kernels) ** (-1 / 6)  # Scott (1992), in two dimensions
-            centres = f[torch.randint(len(f), (len(self.kernels),))]
-        else:
-            width, centres = 1.0, f.mean(0, keepdim=True)
-        self.whiten.copy_(torch.linalg.inv(width * root).T)
-        self.kernels.copy_(centres @ self.whiten)
+        whiten, centres = kernel_density(self.features(unseen), len(self.kernels))
+        self.whiten.copy_(whiten)
+        self.kernels.copy_(centres)
         self.Gamma.copy_(torch.quantile(self.surprise(unseen), 1 - self.false_alarms))
 
     def learn(self, z: Tensor) -> Tensor:

@@ -18,19 +18,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from anomalib_gan.model import About, Model, Move, Player
+from anomalib_gan.compared import Compared
+from anomalib_gan.model import About, Move, Player
 from anomalib_gan.nets import FeatureCritic, shrink
 from anomalib_gan.nets_resolution import SRResNet, bicubic
 from anomalib_gan.objectives import objective_of
 from anomalib_gan.perceptual import CACHE, cached, depth, perceptual, weights_file
-from anomalib_gan.residuals import RESIDUALS, smooth
 
 ALONE = 0.3  # share of the training in which G learns by pixels alone, as the paper begins with a trained SRResNet
-WINDOW = 4  # radius of SSIM's window
 UNSAID, CRITIC, VGG = -1, 0, 1
 
 
-class SRGAN(Model):
+class SRGAN(Compared):
     """G: image -> `factor` times larger, 2 or 4, by `blocks` residual blocks of `width` channels; D: image -> answers.
 
     `pixel`, `content`, `adversarial`: a, b, c. phi is the convolution `layer` ("5,4" or "2,2" in the paper) of VGG-19
@@ -66,14 +65,13 @@ class SRGAN(Model):
         depth(layer)  # refuses what VGG-19 has not, also where nobody asks for it yet
         self.channels, self.factor, self.patch, self.batch = channels, factor, patch, batch
         self.pixel, self.content, self.adversarial, self.vgg, self.layer = pixel, content, adversarial, vgg, layer
-        self.objective, self.residual, self.smoothing, self.lr = objective_of(objective), residual, smoothing, lr
+        self.objective, self.lr = objective_of(objective), lr
         self.G = SRResNet(channels, width, blocks, factor)
         self.stride = 4 * factor
         if patch % max(self.stride, 8):
             raise ValueError(f"a patch of {patch} px does not suit the critic: let {max(self.stride, 8)} divide it")
         self.reach = self.G.reach
-        reach = factor * (self.reach + 1) + WINDOW + 3 * smoothing + 2
-        self.halo = self.stride * -int(-reach // self.stride)
+        self.compare(residual, smoothing, factor * (self.reach + 1))
         if adversarial:
             self.D = FeatureCritic(channels, width)
             self.answers = self._answers
@@ -138,11 +136,8 @@ class SRGAN(Model):
     def upscale(self, s: Tensor) -> Tensor:
         return bicubic(s, self.factor) + self.G(s)
 
-    def anomaly_map(self, x: Tensor) -> Tensor:
-        return smooth(RESIDUALS[self.residual](self.reconstruct(x), x), self.smoothing)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return self.upscale(shrink(x, self.factor))
+    def rebuilt(self, s: Tensor) -> Tensor:
+        return self.upscale(shrink(s, self.factor))
 
     def _answers(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`answers`; SRResNet has nobody to ask."""

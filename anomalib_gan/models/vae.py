@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from anomalib_gan.evidence import log_evidence
+from anomalib_gan.inversion import cut
 from anomalib_gan.likelihoods import LIKELIHOODS, kl_diagonal, normal_of
-from anomalib_gan.model import About, Model, Move, Player
+from anomalib_gan.model import About, Model, Move, Player, whole_strides
 from anomalib_gan.nets import encoder, enlarge, generator, perceptron, shrink
 from anomalib_gan.residuals import smooth
 
@@ -79,7 +80,7 @@ class VAE(Model):
         side = JUDGED[kind]
         self.stride = (SIDE if score == "pixel" else side) * shrink
         reach = REACH[kind] + 3 * smoothing + 2 if score == "pixel" else 2 * side
-        self.halo = self.stride * -int(-reach * shrink // self.stride)
+        self.halo = whole_strides(reach * shrink, self.stride)
         draws = torch.randn(samples, code, side // SIDE, side // SIDE, generator=torch.Generator().manual_seed(0))
         self.register_buffer("draws", draws)
         self.draws: Tensor
@@ -127,9 +128,8 @@ class VAE(Model):
         """-log p(x) of each patch of the grid, in nats for each number, (N, C, h, w) -> (N, 1, h / side, w / side)."""
         side = self.stride // self.shrink
         rows, columns = s.shape[-2] // side, s.shape[-1] // side
-        patches = s.unflatten(3, (columns, side)).unflatten(2, (rows, side)).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
         method: Literal["prior", "importance"] = "prior" if self.score == "prior" else "importance"
-        found = -log_evidence(self, patches, self.draws, method) / (self.channels * side**2)
+        found = -log_evidence(self, cut(s, side), self.draws, method) / (self.channels * side**2)
         return found.view(-1, 1, rows, columns)
 
     def reconstruct(self, x: Tensor) -> Tensor:

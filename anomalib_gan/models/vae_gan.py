@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from anomalib_gan.likelihoods import kl_diagonal, normal_of
-from anomalib_gan.model import About, Model, Move, Player
+from anomalib_gan.model import About, Model, Move, Player, whole_strides
 from anomalib_gan.nets import FeatureCritic, encoder, enlarge, generator, judged, shrink
 from anomalib_gan.objectives import objective_of
 from anomalib_gan.residuals import RESIDUALS, smooth
@@ -65,7 +65,7 @@ class VAEGAN(Model):
         self.D = FeatureCritic(channels, width)
         self.stride = 8 * shrink
         reach = REACH + self.D.reach + 3 * smoothing + (WINDOW + 2) * self.D.stride
-        self.halo = self.stride * -int(-reach * shrink // self.stride)
+        self.halo = whole_strides(reach * shrink, self.stride)
 
     def players(self) -> dict[str, Player]:
         return {
