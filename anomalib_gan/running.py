@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -31,11 +31,21 @@ from anomalib_gan.volumes import read_stack
 
 MEASURED = (10, 30)  # rounds between which, at least, the speed is measured that the plan rests on
 MEASURING = (0.02, 0.05)  # share of the budget that this takes at least and at most: the pace varies
+REVISED = (0.1, 0.25, 0.5)  # shares of the training at which the plan is made anew, by the pace since the last one
+CHANGED = 0.05  # least share of the steps by which a new plan differs
 RESERVE = (12.0, 0.05)  # kept free at the end for settling and pictures: seconds and share, the larger one
 MOMENTS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of the training at which a row of samples is drawn, besides step 1
 SAMPLES = 8
 LISTED = 10  # reviewed images that are named one by one
 HISTORY = "history.jsonl"
+
+
+class Pace(NamedTuple):
+    """Where the measurement of the speed began."""
+
+    step: int
+    time: float
+    progress: float
 
 
 @dataclass
@@ -55,7 +65,7 @@ class Job:
     card: dict[str, Any]
     say: Callable[[str], None]
     sheet: list[tuple[int, Tensor]] = field(default_factory=list)
-    pace: float | None = None  # when the measurement of the speed began
+    pace: Pace | None = None  # since when the speed is measured
 
     @classmethod
     def prepare(cls, folder: Path, run: Path, settings: Settings, place: Place, say: Callable[[str], None]) -> Job:
@@ -236,7 +246,7 @@ class Job:
         """
         trainer, saved = self.trainer, time.monotonic()
         for progress in trainer:
-            planned = trainer.steps is None and self._plan()
+            planned = self._plan()
             if self.place.rank:
                 continue
             self._write_down(progress)
@@ -270,26 +280,35 @@ class Job:
         return float(getattr(self.trainer.model, "max_steps", math.inf))
 
     def _plan(self) -> bool:
-        """Once the speed is known the number of steps is set for good, by rank 0 for all; was it now?"""
-        step, budget = self.trainer.step, self._minutes * 60
-        if step < MEASURED[0]:
+        """Sets the number of steps once the speed is known, by rank 0 for all, and anew where the speed has changed,
+        for others work on a machine as well; was it set now? A run that goes on keeps the plan that it had.
+        """
+        trainer = self.trainer
+        step, old, progress = trainer.step, trainer.steps, trainer.progress
+        if self.settings.minutes is None or step < MEASURED[0] or (old and self.pace is None):
             return False
         if self.pace is None:
-            self.pace = self._now()
+            self.pace = Pace(step, self._now(), 0.0)
             return False
-        now = self._now()
-        spent = now - self.pace
-        steps = 0
-        if spent > budget * MEASURING[step < MEASURED[1]] or step + 1 >= self._cap:
-            steps = self._fitting(budget - (now - self.began), spent / (step - MEASURED[0]))
+        if old and (
+            step - self.pace.step < MEASURED[0] or not any(self.pace.progress < part <= progress for part in REVISED)
+        ):
+            return False
+        now, budget = self._now(), self._minutes * 60
+        spent, steps = now - self.pace.time, 0
+        if old or spent > budget * MEASURING[step < MEASURED[1]] or step + 1 >= self._cap:
+            steps = self._fitting(budget - (now - self.began), spent / (step - self.pace.step))
         if self.place.world > 1:
             common = torch.tensor([steps], device=self.place.device)
             dist.broadcast(common, 0)
             steps = int(common)
+        new = steps > 0 and (old is None or abs(steps - old) > CHANGED * old)
+        if new:
+            trainer.steps = steps
+            self.say(f"planned{' anew' if old else ''}: {steps} steps")
         if steps:
-            self.trainer.steps = steps
-            self.say(f"planned: {steps} steps")
-        return steps > 0
+            self.pace = Pace(step, now, trainer.progress)
+        return new
 
     def _write_down(self, progress: Progress) -> None:
         steps = self.trainer.steps

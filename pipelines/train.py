@@ -57,9 +57,10 @@ def train(
     """Trains `model` (MODEL, or that of `init_from`) on the normal images of `folder` and returns the run `out`.
 
     The length is `steps`, or else what fits into `minutes`: the speed is measured over the first rounds, then the
-    number of steps is planned once and stays. With `resume` an interrupted run goes on with the settings it was started
-    with; `folder` may have moved. `params` are keywords of the model's constructor, `info_bar` the rows at the bottom
-    of every image that are no image, `bits` and `white` the range of grey levels where the files do not state it
+    number of steps is planned, and anew where the speed has changed, up to the middle; a resumed run keeps its
+    plan. With `resume` an interrupted run goes on with the settings it was started with; `folder` may have moved.
+    `params` are keywords of the model's constructor, `info_bar` the rows at the bottom of every image that are no
+    image, `bits` and `white` the range of grey levels where the files do not state it
     (`runtime.image.open_image`). `checkpoint_every` is in seconds. `init_from` is a finished run of the same model,
     with whose weights the training begins; what that run held back stays held back. `add_reviewed` is a results
     database, a file or a URL: images that all who reviewed them call normal are trained on, too. `augment_with` is a
@@ -157,9 +158,7 @@ def command(
     ] = None,
     minutes: Annotated[
         float,
-        typer.Option(
-            help="Length of the training in minutes; the number of steps is planned from the speed of the first."
-        ),
+        typer.Option(help="Length of the training in minutes; the number of steps is planned from the speed."),
     ] = MINUTES,
     steps: Annotated[int | None, typer.Option(help="Length of the training in steps, instead of minutes.")] = None,
     seed: Annotated[

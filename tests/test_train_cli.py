@@ -17,6 +17,7 @@ from test_training import Toy, same, texture, write
 from typer.testing import CliRunner
 
 from anomalib_gan import checkpoint, data, models, terminal
+from anomalib_gan.running import RESERVE, Job
 from anomalib_gan.runtime.files import read_json
 from anomalib_gan.specs import keywords, parse_params
 from pipelines import train as job
@@ -171,6 +172,18 @@ def test_minutes_are_planned_once_and_the_plan_is_law(folder, tmp_path, monkeypa
     card = read_json(run / "card.json")
     assert checkpoint.load(run)["step"] == planned == card["steps"]
     assert 1 < card["duration_s"] < 6  # of 6 seconds half are kept for the end
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.5, 0.05), (0.05, 0.15), (0.1, 0.1)])
+def test_a_plan_is_made_anew_where_the_pace_changes_and_keeps_to_the_minutes(
+    folder, tmp_path, monkeypatch, capsys, before, after
+):
+    """The first 40 rounds of a minute at one pace, the others at another: most of the time is used, and no more."""
+    spent = lambda rounds: before * min(rounds, 40) + after * max(0, rounds - 40)  # noqa: E731
+    monkeypatch.setattr(Job, "_now", lambda job: job.began + spent(job.trainer.step))
+    run = train(folder, out=tmp_path / "x", model="toy", minutes=1)
+    assert 0.6 * 60 < spent(checkpoint.load(run)["step"]) <= 60 - RESERVE[0] / 2
+    assert ("planned anew" in capsys.readouterr().out) == (before != after)
 
 
 def test_a_models_own_limit_ends_the_plan(folder, tmp_path, monkeypatch):
