@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from anomalib_gan.inversion import Inversion, cut, invert, laid
+from anomalib_gan.inversion import Inversion, invert
 from anomalib_gan.model import Model, refresh, whole_strides
 from anomalib_gan.nets import Critic, enlarge, judged, shrink
+from anomalib_gan.patches import cut, joined
 from anomalib_gan.residuals import smooth
 
 BANK = 128  # codes whose images inversion starts from
@@ -76,9 +77,9 @@ class Inverted(Model):
         rows = [size // side for size in s.shape[2:-1]]
         with judged(self.G, self.D):
             found = self.inverted(cut(s, side))
-        z, again = (laid(one, len(s), *rows) for one in (found.z, found.image))
+        z, again = (joined(one, len(s), *rows) for one in (found.z, found.image))
         chosen = {"likelihood": 1.0} if self.score == "likelihood" else self.weights
-        surprise = smooth(laid(found.left(chosen), len(s), *rows), self.smoothing)
+        surprise = smooth(joined(found.left(chosen), len(s), *rows), self.smoothing)
         return {
             "reconstruction": enlarge(again, self.shrink), "code": z, "map": enlarge(surprise, self.shrink)
         }  # fmt: skip

@@ -167,7 +167,7 @@ class Model(nn.Module):
 
         `yield who, {term: tensor}` means that this player now descends the sum of its named terms; the code after the
         yield runs once the player has moved. Each of `batches` is (N, C, patch, patch) in [-1, 1]; `progress` runs
-        from 0 to 1.
+        from 0 to 1, and falls back where the training turns out to have time for more rounds.
         """
         raise NotImplementedError
 

@@ -1,4 +1,6 @@
-"""Overlapping square patches of images, on a grid from their origin: their moments, and what is said of them."""
+"""Square patches of images on a grid from their origin: of overlapping ones their moments, and what is said of them; of
+those side by side, how they are cut and joined.
+"""
 
 from __future__ import annotations
 
@@ -105,3 +107,25 @@ def quilted(
         x[:, h] = x[:, ~h] @ gain.T + torch.randn(n, len(root)).to(root) @ root.T
         s[here] = (x + mean).view_as(s[here])
     return s[..., :height, :width]
+
+
+def cut(x: Tensor, side: int) -> Tensor:
+    """(N, C, h side, w side) -> (N h w, C, side, side): the patches of the grid that begins at the image's origin; of
+    volumes (N, C, d side, h side, w side) its blocks (N d h w, C, side, side, side).
+    """
+    n, c, *sizes = x.shape
+    grid = x.reshape(n, c, *(part for size in sizes for part in (size // side, side)))
+    counts, sides = range(2, grid.dim(), 2), range(3, grid.dim(), 2)
+    return grid.permute(0, *counts, 1, *sides).reshape(-1, c, *[side] * len(sizes))
+
+
+def joined(patches: Tensor, n: int, *rows: int) -> Tensor:
+    """The reverse of `cut`, for patches of any size: (N h w, C, a, b) -> (N, C, h a, w b), h being `rows`; for blocks
+    `rows` are d and h.
+    """
+    _, c, *sides = patches.shape
+    grid = patches.reshape(n, *rows, -1, c, *sides)  # (N, h, w, C, a, b)
+    axes = [axis for k in range(len(sides)) for axis in (1 + k, 2 + len(sides) + k)]
+    counts = grid.shape[1 : 1 + len(sides)]
+    sizes = [count * side for count, side in zip(counts, sides, strict=True)]
+    return grid.permute(0, 1 + len(sides), *axes).reshape(n, c, *sizes)

@@ -283,21 +283,20 @@ class Job:
         """Sets the number of steps once the speed is known, by rank 0 for all, and anew where the speed has changed,
         for others work on a machine as well; was it set now? A run that goes on keeps the plan that it had.
         """
-        trainer = self.trainer
-        step, old, progress = trainer.step, trainer.steps, trainer.progress
-        if self.settings.minutes is None or step < MEASURED[0] or (old and self.pace is None):
+        trainer, pace = self.trainer, self.pace
+        step, old = trainer.step, trainer.steps
+        if pace is None:
+            if old is None and step >= MEASURED[0]:
+                self.pace = Pace(step, self._now(), 0.0)
             return False
-        if self.pace is None:
-            self.pace = Pace(step, self._now(), 0.0)
-            return False
-        if old and (
-            step - self.pace.step < MEASURED[0] or not any(self.pace.progress < part <= progress for part in REVISED)
-        ):
+        rounds = step - pace.step
+        passed = any(pace.progress < part <= trainer.progress for part in REVISED)
+        if old and (rounds < MEASURED[0] or not passed):
             return False
         now, budget = self._now(), self._minutes * 60
-        spent, steps = now - self.pace.time, 0
+        spent, steps = now - pace.time, 0
         if old or spent > budget * MEASURING[step < MEASURED[1]] or step + 1 >= self._cap:
-            steps = self._fitting(budget - (now - self.began), spent / (step - self.pace.step))
+            steps = self._fitting(budget - (now - self.began), spent / rounds)
         if self.place.world > 1:
             common = torch.tensor([steps], device=self.place.device)
             dist.broadcast(common, 0)

@@ -76,7 +76,7 @@ class Trainer:
     `batches(n)` is batch n as a pure function of n, (N, C, patch, patch) in [-1, 1] on the model's device, `Labelled`
     for a model with classes, a `Pair` for a translator, `Defective` for one that takes defects where there are any. A
     step is one round of `model.play`. `steps=None` means not yet planned: progress stays 0 until `trainer.steps` is
-    set.
+    set, which may be set anew at any time.
 
     All randomness of a round comes from torch's global generator, seeded from (seed, step, rank) as the round begins,
     and what a model remembers between rounds lies in buffers; so `state_dict` needs no generator's state, and a trainer

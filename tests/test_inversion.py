@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from anomalib_gan.inversion import cut, invert, laid
+from anomalib_gan.inversion import invert
 from anomalib_gan.models import build
 from anomalib_gan.nets import enlarge, strided, transposed
+from anomalib_gan.patches import cut, joined
 from anomalib_gan.residuals import smooth
 
 
@@ -35,7 +36,7 @@ def test_patches_and_blocks_are_those_of_the_grid_and_are_laid_back(n, c, side, 
     x = torch.randn(n, c, *(count * side for count in counts))
     patches = cut(x, side)
     assert patches.shape == (n * math.prod(counts), c, *[side] * len(counts))
-    assert torch.equal(laid(patches, n, *counts[:-1]), x)
+    assert torch.equal(joined(patches, n, *counts[:-1]), x)
     first, last = ((slice(None), *[part] * len(counts)) for part in (slice(side), slice(-side, None)))
     assert torch.equal(patches[-1], x[-1][last]) and torch.equal(patches[0], x[0][first])
     if len(counts) == 3 and counts[2] > 1:

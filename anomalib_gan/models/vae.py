@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from anomalib_gan.evidence import log_evidence
-from anomalib_gan.inversion import cut
 from anomalib_gan.likelihoods import LIKELIHOODS, kl_diagonal, normal_of
 from anomalib_gan.model import About, Model, Move, Player, whole_strides
 from anomalib_gan.nets import encoder, enlarge, generator, perceptron, shrink
+from anomalib_gan.patches import cut
 from anomalib_gan.residuals import smooth
 
 SIDE = 8  # of a patch, and the convolutional codes' stride, in working pixels
